@@ -1,0 +1,191 @@
+"""AsyncStore: any store, awaited from trio or from asyncio.
+
+A store is plain blocking code; here each call of it runs in a worker thread (anyio's, so both event
+loops are served by the same few lines). One limiter a store bounds the threads that it keeps busy.
+Local stores go through threads too: SQLite and files may wait for a disk, and an event loop may not.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import BinaryIO, ParamSpec, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from mountstore.errors import Unavailable
+from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AsyncStore:
+    """The verbs of `store`, awaitable; an async context manager that closes the store.
+
+    Each verb takes, returns and raises what the verb of the same name in `ObjectStore` does. At most
+    `limit` calls (by default the store's `capabilities.concurrency`) are under way at once; more wait.
+
+    Cancelling a call that only reads returns at once; its thread ends in the background and its result
+    is dropped. Cancelling one that writes waits until the store has answered, so that nothing is
+    changed unobserved; the change may then have happened. A file given to `put` must not be used by
+    anything else until `put` has returned.
+
+    An AsyncStore belongs to the event loop in which it is first used.
+    """
+
+    def __init__(self, store: ObjectStore, *, limit: int | None = None) -> None:
+        self.store = store
+        self._limiter = anyio.CapacityLimiter(limit or store.capabilities.concurrency)
+        self._under_way = 0
+        self._closed = False
+        self._idle = threading.Condition()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.store.capabilities
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._read(self.store.head, key)
+
+    async def get(
+        self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None
+    ) -> Data:
+        return await self._read(self.store.get, key, start, stop, if_match=if_match)
+
+    async def put(
+        self,
+        key: str,
+        data: Data | BinaryIO,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        return await self._write(
+            self.store.put, key, data, metadata=metadata, if_match=if_match, if_absent=if_absent
+        )
+
+    async def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
+        await self._write(self.store.delete, key, missing_ok=missing_ok, if_match=if_match)
+
+    async def list(
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000
+    ) -> Page:
+        return await self._read(self.store.list, prefix, delimiter=delimiter, after=after, limit=limit)
+
+    def pages(
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000
+    ) -> AsyncIterator[Page]:
+        """All pages of a listing, each fetched when it is asked for."""
+        return _Pages(lambda at: self.list(prefix, delimiter=delimiter, after=at, limit=limit), after)
+
+    def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """All keys that start with `prefix`, in order, fetched page by page."""
+        return _Keys(self.pages(prefix))
+
+    async def exists(self, key: str) -> bool:
+        return await self._read(self.store.exists, key)
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> ObjectInfo:
+        return await self._write(self.store.copy, source, target, metadata=metadata, if_match=if_match)
+
+    async def rename(self, source: str, target: str, *, if_match: str | None = None) -> ObjectInfo:
+        return await self._write(self.store.rename, source, target, if_match=if_match)
+
+    async def update_metadata(
+        self, key: str, metadata: Mapping[str, str], *, if_match: str | None = None
+    ) -> ObjectInfo:
+        return await self._write(self.store.update_metadata, key, metadata, if_match=if_match)
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        await self._write(self.store.delete_many, keys)
+
+    async def usage(self, prefix: str = "") -> tuple[int, int]:
+        return await self._read(self.store.usage, prefix)
+
+    async def aclose(self) -> None:
+        """Close the store once no call is under way, reads that were cancelled included.
+
+        Not cancellable: a store is closed even when its user was cancelled.
+        """
+        with anyio.CancelScope(shield=True):
+            # Not under the limiter: calls that it holds back must not keep the store open for ever.
+            await anyio.to_thread.run_sync(self._close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _read(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(self._counted, functools.partial(verb, *args, **kwargs))
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
+
+    async def _write(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(self._counted, functools.partial(verb, *args, **kwargs))
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+
+    def _counted(self, call: Callable[[], T]) -> T:
+        with self._idle:
+            # Also met by a cancelled read whose thread starts only now; nobody sees the error then.
+            if self._closed:
+                raise Unavailable("this store has been closed")
+            self._under_way += 1
+        try:
+            return call()
+        finally:
+            with self._idle:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._idle.notify_all()
+
+    def _close(self) -> None:
+        with self._idle:
+            self._idle.wait_for(lambda: not self._under_way)
+            self._closed = True
+        self.store.close()
+
+
+# Classes, not async generators: those, left half way, are finished late and with a warning by trio.
+
+
+class _Pages(AsyncIterator[Page]):
+    def __init__(self, fetch: Callable[[str], Awaitable[Page]], after: str) -> None:
+        self._fetch = fetch
+        self._after: str | None = after
+
+    async def __anext__(self) -> Page:
+        if self._after is None:
+            raise StopAsyncIteration
+        page = await self._fetch(self._after)
+        self._after = page.after
+        return page
+
+
+class _Keys(AsyncIterator[str]):
+    def __init__(self, pages: AsyncIterator[Page]) -> None:
+        self._pages = pages
+        self._ready: list[str] = []
+
+    async def __anext__(self) -> str:
+        while not self._ready:
+            page = await anext(self._pages)
+            self._ready = [info.key for info in reversed(page.objects)]
+        return self._ready.pop()

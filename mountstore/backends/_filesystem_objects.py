@@ -1,0 +1,207 @@
+"""The files of a FilesystemStore as objects: their attributes, metadata, etags and contents."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Mapping
+
+from mountstore.backends._arguments import check_metadata
+from mountstore.backends._filesystem_listing import etag_of, folder_etag
+from mountstore.backends._filesystem_names import BESIDE, ESCAPED
+from mountstore.backends._filesystem_tree import ABSENT, Tree, translated, write_all
+from mountstore.errors import NotFound, PreconditionFailed, Unavailable, Unsupported
+from mountstore.store import Data, ObjectInfo
+
+_METADATA = "user.mountstore.metadata"
+MAX_METADATA_BYTES = 2048
+_METADATA_FILE_BYTES = 3800
+"""What ext4 has room for in the attributes of a file, less what others may need."""
+
+_FICLONE = 0x40049409
+_NO_ATTRIBUTES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+
+Names = tuple[str, ...]
+
+
+class ObjectFiles:
+    """Reads and finishes the files of a tree. `attributes` says whether they can have metadata."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._clock_lock = threading.Lock()
+        self._last_ns = 0
+        self.attributes = self._probe_metadata()
+
+    def _probe_metadata(self) -> bool:
+        name, fd = self._tree.new_file()
+        try:
+            os.setxattr(fd, _METADATA, b"{}")
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTES:
+                raise
+            return False
+        finally:
+            os.close(fd)
+            self._tree.discard(name)
+        return True
+
+    def open(self, key: str, names: Names) -> tuple[int, os.stat_result] | None:
+        """The object's file, open for reading; None if it has none. Another kind of file is none."""
+        try:
+            fd = self._tree.open(names)
+            try:
+                found = os.fstat(fd)
+                if stat.S_ISDIR(found.st_mode):
+                    folder, fd = fd, -1
+                    try:
+                        fd = os.open(BESIDE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                    finally:
+                        os.close(folder)
+                    found = os.fstat(fd)
+            except BaseException:
+                if fd >= 0:
+                    os.close(fd)
+                raise
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise translated(error, key) from error
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            return None
+        return fd, found
+
+    def empty_folder(self, key: str, names: Names) -> ObjectInfo:
+        """An empty folder as the object that ends in a slash. Raises NotFound."""
+        if not key.endswith("/") or names[-1] != ESCAPED:
+            raise NotFound(key=key)
+        try:
+            found = self._tree.empty_folder(names[:-1])
+        except OSError as error:
+            raise translated(error, key) from error
+        if found is None:
+            raise NotFound(key=key)
+        return ObjectInfo(key, 0, found.st_mtime_ns, folder_etag(found), {})
+
+    def is_file(self, names: Names) -> bool:
+        try:
+            self._tree.find(names)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return False
+            raise
+        return True
+
+    def check(self, key: str, names: Names, if_match: str | None, if_absent: bool) -> None:
+        """The conditions of a put, against what is there now."""
+        try:
+            etag: str | None = etag_of(self._tree.find(names)[1])
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise translated(error, key) from error
+            try:
+                etag = self.empty_folder(key, names).etag
+            except NotFound:
+                etag = None
+        if if_absent and etag is not None:
+            raise PreconditionFailed(f"{key!r} is there already", key=key)
+        if if_match is not None and etag != if_match:
+            raise PreconditionFailed(f"{key!r} has changed", key=key)
+
+    def finish(self, key: str, fd: int, metadata: Mapping[str, str]) -> os.stat_result:
+        """Give a written file its metadata and a time that no other put of this process has."""
+        try:
+            if metadata:
+                os.setxattr(fd, _METADATA, encoded(metadata))
+            now = self._now()
+            os.utime(fd, ns=(now, now))
+            self._tree.sync(fd)
+            return os.fstat(fd)
+        except OSError as error:
+            raise translated(error, key) from error
+
+    def _now(self) -> int:
+        """The time in ns, never the same twice: inode numbers are used again, and clocks tick slowly."""
+        with self._clock_lock:
+            self._last_ns = max(self._last_ns + 1, time.time_ns())
+            return self._last_ns
+
+    def kept(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
+        """What will be kept of the metadata that a call gives. Raises Unsupported if it is too much."""
+        if not self.attributes:
+            return {}
+        kept = check_metadata(key, metadata, MAX_METADATA_BYTES)
+        if kept and len(encoded(kept)) > _METADATA_FILE_BYTES:
+            raise Unsupported("too much metadata for the extended attributes of a file", key=key)
+        return kept
+
+    def set_metadata(self, fd: int, metadata: Mapping[str, str]) -> None:
+        if self.attributes:
+            os.setxattr(fd, _METADATA, encoded(metadata))
+
+    def metadata(self, fd: int) -> dict[str, str]:
+        if not self.attributes:
+            return {}
+        try:
+            kept: dict[str, str] = json.loads(os.getxattr(fd, _METADATA))
+        except OSError as error:
+            if error.errno in (errno.ENODATA, *_NO_ATTRIBUTES):
+                return {}
+            raise
+        return kept
+
+
+def read_rest(key: str, fd: int, data: bytes, start: int, stop: int) -> Data:
+    """A range that one system call did not give: over 2 GiB, or of a file that became shorter."""
+    content = bytearray(stop - start)
+    view = memoryview(content)
+    view[: len(data)] = data
+    at = len(data)
+    while at < len(content):
+        count = os.preadv(fd, [view[at:]], start + at)
+        if not count:
+            raise Unavailable(f"{key!r} became shorter while it was read; read it again", key=key)
+        at += count
+    return content
+
+
+def info_of(key: str, found: os.stat_result, metadata: Mapping[str, str] | None) -> ObjectInfo:
+    return ObjectInfo(key, found.st_size, found.st_mtime_ns, etag_of(found), metadata)
+
+
+def encoded(metadata: Mapping[str, str]) -> bytes:
+    return json.dumps(metadata, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def check_etag(key: str, etag: str | None, if_match: str | None) -> None:
+    if if_match is not None and etag != if_match:
+        raise PreconditionFailed(f"{key!r} has changed", key=key)
+
+
+def write(fd: int, key: str, data: Data) -> None:
+    try:
+        write_all(fd, data)
+    except OSError as error:
+        raise translated(error, key) from error
+
+
+def copy_content(source: int, target: int, size: int) -> None:
+    """Copy by sharing blocks where the file system can, else within the kernel. Raises OSError."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EXDEV, errno.ENOSYS):
+            raise
+    at = 0
+    while at < size:
+        count = os.sendfile(target, source, at, size - at)
+        if not count:
+            raise OSError(errno.ESTALE, "the source became shorter while it was copied")
+        at += count

@@ -1,0 +1,332 @@
+"""Folders below a root, walked name by name so that nothing leads out of it; and the private folder.
+
+Every step opens one name below an open folder, without following links: `..` and absolute names cannot
+be asked for (keys that hold them are escaped), and a link put in the way at any moment is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import stat
+
+from mountstore.backends._filesystem_locks import KeyLocks
+from mountstore.backends._filesystem_names import BESIDE, PRIVATE
+from mountstore.errors import AccessDenied, InvalidKey, NotFound, StoreError, StoreFull, Unavailable
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+
+_RENAME_EXCHANGE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_ERRORS: dict[int, type[StoreError]] = {
+    **dict.fromkeys(ABSENT, NotFound),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), StoreFull),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), AccessDenied),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM), Unavailable),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL), InvalidKey),
+}
+
+
+def translated(error: OSError, key: str | None) -> StoreError:
+    """The one table from the system's errors to ours."""
+    kind = _ERRORS.get(error.errno or 0, StoreError)
+    if kind is NotFound:
+        return NotFound(key=key)
+    text = error.strerror or str(error)
+    return kind(text if key is None else f"{key!r}: {text}", key=key)
+
+
+def exchange(old_folder: int, old: str, new_folder: int, new: str) -> None:
+    """Let two names change places in one step. Raises OSError."""
+    if _libc.renameat2(old_folder, os.fsencode(old), new_folder, os.fsencode(new), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data)
+    written = os.write(fd, view)
+    while written < len(view):
+        written += os.write(fd, view[written:])
+
+
+def lock_name(names: tuple[str, ...]) -> bytes:
+    """What the lock of the object at these names goes by."""
+    return os.fsencode("/".join(names))
+
+
+class Tree:
+    """An open root folder, with a private folder in it for locks and for files that are being written.
+
+    Each open tree has a folder of its own in there, locked for as long as it lives; folders that nobody
+    locks were left by a process that died, and are emptied by the next that opens the root.
+    """
+
+    def __init__(self, path: str, *, durable: bool) -> None:
+        self.durable = durable
+        self._fds: list[int] = []
+        self._numbers = itertools.count()
+        try:
+            self.root = self._keep(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(PRIVATE, 0o700, dir_fd=self.root)
+            self._private = self._keep(os.open(PRIVATE, _FOLDER, dir_fd=self.root))
+            lock_file = os.open(
+                "locks", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._private
+            )
+            self.locks = KeyLocks(self._keep(lock_file))
+            fcntl.flock(lock_file, fcntl.LOCK_EX)
+            try:
+                self._collect_abandoned()
+                self._own = "writing-" + secrets.token_hex(8)
+                os.mkdir(self._own, 0o700, dir_fd=self._private)
+                self.writing = self._keep(os.open(self._own, _FOLDER, dir_fd=self._private))
+                fcntl.flock(self.writing, fcntl.LOCK_EX)
+            finally:
+                fcntl.flock(lock_file, fcntl.LOCK_UN)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _let_go(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def close(self) -> None:
+        if self._fds:
+            self._empty(self.writing)
+            os.rmdir(self._own, dir_fd=self._private)
+            self._let_go()
+
+    def _collect_abandoned(self) -> None:
+        for name in os.listdir(self._private):
+            if not name.startswith("writing-"):
+                continue
+            fd = os.open(name, _FOLDER, dir_fd=self._private)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._empty(fd)
+                os.rmdir(name, dir_fd=self._private)
+            except BlockingIOError:
+                continue  # its owner is at work
+            finally:
+                os.close(fd)
+
+    def _empty(self, folder: int) -> None:
+        for name in os.listdir(folder):
+            try:
+                os.unlink(name, dir_fd=folder)
+            except IsADirectoryError:
+                inner = os.open(name, _FOLDER, dir_fd=folder)
+                try:
+                    self._empty(inner)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=folder)
+
+    # -- finding ----------------------------------------------------------------------------------
+
+    def folder(self, names: tuple[str, ...], *, flags: int = _PASSING) -> int:
+        """The open folder at these names, to be given back with `leave`. Raises OSError."""
+        fd = self.root
+        last = len(names) - 1
+        for number, name in enumerate(names):
+            try:
+                inner = os.open(name, flags if number == last else _PASSING, dir_fd=fd)
+            finally:
+                self.leave(fd)
+            fd = inner
+        return fd
+
+    def reading(self, names: tuple[str, ...]) -> int:
+        """The folder at these names, to be listed and closed: its position is shared with nobody."""
+        if not names:
+            return os.open(".", _FOLDER, dir_fd=self.root)
+        return self.folder(names, flags=_FOLDER)
+
+    def leave(self, folder: int) -> None:
+        if folder != self.root:
+            os.close(folder)
+
+    def open(self, names: tuple[str, ...]) -> int:
+        """The object's file, opened for reading; a folder, if that is what is there. Raises OSError."""
+        folder = self.folder(names[:-1])
+        try:
+            fd = os.open(names[-1], _FILE, dir_fd=folder)
+        finally:
+            self.leave(folder)
+        return fd
+
+    def find(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], os.stat_result]:
+        """Where the object's file lies, beside a folder or not, and its attributes. Raises OSError."""
+        folder = self.folder(names[:-1])
+        try:
+            found = os.stat(names[-1], dir_fd=folder, follow_symlinks=False)
+        finally:
+            self.leave(folder)
+        if stat.S_ISDIR(found.st_mode):
+            names = (*names, BESIDE)
+            folder = self.folder(names[:-1])
+            try:
+                found = os.stat(BESIDE, dir_fd=folder, follow_symlinks=False)
+            finally:
+                self.leave(folder)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
+        return names, found
+
+    def empty_folder(self, names: tuple[str, ...]) -> os.stat_result | None:
+        """The attributes of the folder at these names if nothing at all is in it."""
+        try:
+            folder = self.folder(names, flags=_FOLDER)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return None
+            raise
+        try:
+            with os.scandir(folder) as found:
+                return os.fstat(folder) if next(found, None) is None else None
+        finally:
+            self.leave(folder)
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def new_file(self) -> tuple[str, int]:
+        """The name, in the folder `writing`, and the descriptor of a new file."""
+        name = f"{next(self._numbers):x}"
+        return name, os.open(name, _NEW, 0o666, dir_fd=self.writing)
+
+    def discard(self, name: str) -> None:
+        """Remove a new file, unless it was put into its place."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.writing)
+
+    def made(self, names: tuple[str, ...]) -> int:
+        """Like `folder`, and makes what is missing; a file in the way goes beside the folder.
+
+        Takes the lock of such a file, so the caller must hold none.
+        """
+        fd = self.root
+        for number, name in enumerate(names):
+            inner = None
+            try:
+                while inner is None:
+                    try:
+                        inner = os.open(name, _FOLDER, dir_fd=fd)
+                    except FileNotFoundError:
+                        try:
+                            os.mkdir(name, 0o777, dir_fd=fd)
+                        except FileExistsError:
+                            continue
+                        self.sync(fd)
+                    except OSError as error:
+                        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                            raise
+                        with self.locks.hold(lock_name(names[: number + 1])):
+                            self._make_room(fd, name)
+            finally:
+                self.leave(fd)
+            fd = inner
+        return fd
+
+    def _make_room(self, folder: int, name: str) -> None:
+        """Put a folder in the place of a file, with the file in it, so that readers find it at any moment."""
+        try:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            return
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, f"{name!r} is in the way, neither a folder nor a regular file")
+        room = f"{next(self._numbers):x}"
+        os.mkdir(room, 0o777, dir_fd=self.writing)
+        inner = os.open(room, _FOLDER, dir_fd=self.writing)
+        try:
+            try:
+                os.link(name, BESIDE, src_dir_fd=folder, dst_dir_fd=inner, follow_symlinks=False)
+                self.sync(inner)
+                exchange(self.writing, room, folder, name)
+                os.unlink(room, dir_fd=self.writing)
+            except OSError as error:
+                if error.errno not in (
+                    errno.EPERM,
+                    errno.EOPNOTSUPP,
+                    errno.EINVAL,
+                    errno.ENOSYS,
+                    errno.EMLINK,
+                ):
+                    raise
+                # No links or no exchange on this file system: in two steps.
+                if BESIDE in os.listdir(inner):
+                    os.unlink(BESIDE, dir_fd=inner)
+                os.rename(name, BESIDE, src_dir_fd=folder, dst_dir_fd=inner)
+                self.sync(inner)
+                os.rename(room, name, src_dir_fd=self.writing, dst_dir_fd=folder)
+            self.sync(folder)
+        finally:
+            os.close(inner)
+
+    def place(self, source_folder: int, source: str, folder: int, name: str) -> tuple[str, ...]:
+        """Rename a file to where an object belongs; the names below `folder` that it got. Raises OSError."""
+        try:
+            os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
+        except IsADirectoryError:
+            inner = os.open(name, _FOLDER, dir_fd=folder)
+            try:
+                os.rename(source, BESIDE, src_dir_fd=source_folder, dst_dir_fd=inner)
+                self.sync(inner)
+            finally:
+                os.close(inner)
+            return (name, BESIDE)
+        self.sync(folder)
+        return (name,)
+
+    def remove(self, names: tuple[str, ...]) -> None:
+        """Unlink the file at these names, and the folders that this leaves empty. Raises OSError."""
+        folder = self.folder(names[:-1], flags=_FOLDER)
+        try:
+            os.unlink(names[-1], dir_fd=folder)
+            self.sync(folder)
+        finally:
+            self.leave(folder)
+        self.prune(names[:-1])
+
+    def prune(self, names: tuple[str, ...]) -> None:
+        """Remove the folder at these names if it is empty, then the one above it, and so on."""
+        while names:
+            try:
+                folder = self.folder(names[:-1], flags=_FOLDER)
+            except OSError as error:
+                if error.errno in ABSENT:
+                    return
+                raise
+            try:
+                os.rmdir(names[-1], dir_fd=folder)
+                self.sync(folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, *ABSENT):
+                    return
+                raise
+            finally:
+                self.leave(folder)
+            names = names[:-1]
+
+    def sync(self, fd: int) -> None:
+        if self.durable:
+            os.fsync(fd)

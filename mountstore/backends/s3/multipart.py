@@ -1,0 +1,246 @@
+"""Objects in parts: uploads several parts at a time, and copies that one request cannot make.
+
+Memory: a part is read when a worker is free to send it, so that no more parts are held than there are
+workers, over all uploads of a store together. Whatever fails, the upload is aborted, and nothing is left
+that would be paid for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from dataclasses import dataclass
+from typing import BinaryIO
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from mountstore.backends.s3 import sign
+from mountstore.backends.s3.faults import NoSuchUpload, PreconditionAfterRetry
+from mountstore.backends.s3.listing import quoted_etag
+from mountstore.backends.s3.wire import Wire
+from mountstore.errors import Corrupted, StoreError
+from mountstore.store import Data
+
+MAX_PARTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that the server has."""
+
+    number: int
+    etag: str
+    crc32: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The upload ended, and whether by us is not known: the object would have this etag."""
+
+    etag: str | None
+
+
+class Source:
+    """Bytes or a file, read by position from several threads."""
+
+    def __init__(self, data: Data | BinaryIO) -> None:
+        if isinstance(data, bytes | bytearray | memoryview):
+            self._view: memoryview | None = memoryview(data).cast("B")
+            self.size = self._view.nbytes
+        else:
+            self._view = None
+            self._file, self._lock = data, threading.Lock()
+            self._begin = data.tell()
+            self.size = max(0, data.seek(0, 2) - self._begin)
+            data.seek(self._begin)
+
+    def read(self, start: int, stop: int) -> Data:
+        """Exactly these bytes; raises OSError where the file is shorter by now."""
+        if self._view is not None:
+            return self._view[start:stop]
+        with self._lock:
+            self._file.seek(self._begin + start)
+            data = self._file.read(stop - start)
+            while len(data) < stop - start:
+                more = self._file.read(stop - start - len(data))
+                if not more:
+                    raise OSError(f"the file to put became shorter while it was read: {len(data)} bytes left")
+                data += more
+            return data
+
+
+def crc32_text(data: Data) -> str:
+    """A CRC-32 as x-amz-checksum-crc32 has it."""
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def part_size(size: int, part_bytes: int) -> int:
+    """`part_bytes`, or as much more as keeps the number of parts within the limit."""
+    return max(part_bytes, -(-size // MAX_PARTS))
+
+
+def upload(
+    wire: Wire,
+    pool: Executor,
+    whole: str,
+    key: str,
+    source: Source,
+    part_bytes: int,
+    headers: Mapping[str, str],
+    conditions: Mapping[str, str],
+    *,
+    signed_bodies: bool,
+    checksums: bool,
+) -> str | Lost:
+    """Put `source` in parts; the new etag, or Lost. `conditions` hold when it becomes the object."""
+    step = part_size(source.size, part_bytes)
+
+    def send(upload_id: str, number: int, start: int, stop: int) -> Part:
+        data = source.read(start, stop)
+        crc32 = crc32_text(data) if checksums else None
+        reply = wire.request(
+            "PUT",
+            "PUT",
+            whole,
+            query=[("partNumber", str(number)), ("uploadId", upload_id)],
+            headers={"x-amz-checksum-crc32": crc32} if crc32 else {},
+            body=data,
+            payload_sha256=hashlib.sha256(data).hexdigest() if signed_bodies else sign.UNSIGNED,
+            shown_key=key,
+        )
+        return Part(number, reply.headers["etag"], crc32)
+
+    algorithm = {"x-amz-checksum-algorithm": "CRC32"} if checksums else {}
+    begin = {**headers, **algorithm}
+    return _in_parts(wire, pool, whole, key, source.size, step, begin, conditions, send)
+
+
+def copy(
+    wire: Wire,
+    pool: Executor,
+    source: str,
+    source_etag: str,
+    whole: str,
+    key: str,
+    size: int,
+    part_bytes: int,
+    headers: Mapping[str, str],
+) -> str | Lost:
+    """Have the server copy an object of `size` bytes in parts; `source` is a whole key."""
+    origin = f"/{wire.account.bucket}/{sign.quote_key(source)}"
+
+    def send(upload_id: str, number: int, start: int, stop: int) -> Part:
+        reply = wire.request(
+            "COPY",
+            "PUT",
+            whole,
+            query=[("partNumber", str(number)), ("uploadId", upload_id)],
+            headers={
+                "x-amz-copy-source": origin,
+                "x-amz-copy-source-range": f"bytes={start}-{stop - 1}",
+                "x-amz-copy-source-if-match": source_etag,
+            },
+            shown_key=key,
+        )
+        return Part(number, _text(reply.body, "ETag"), None)
+
+    return _in_parts(wire, pool, whole, key, size, part_size(size, part_bytes), headers, {}, send)
+
+
+def _in_parts(
+    wire: Wire,
+    pool: Executor,
+    whole: str,
+    key: str,
+    size: int,
+    step: int,
+    headers: Mapping[str, str],
+    conditions: Mapping[str, str],
+    send: Callable[[str, int, int, int], Part],
+) -> str | Lost:
+    begun = wire.request("POST", "POST", whole, query=[("uploads", "")], headers=headers, shown_key=key)
+    upload_id = _text(begun.body, "UploadId")
+    futures: list[Future[Part]] = []
+    try:
+        for number, start in enumerate(range(0, size, step), 1):
+            futures.append(pool.submit(send, upload_id, number, start, min(start + step, size)))
+        wait(futures, return_when=FIRST_EXCEPTION)
+        parts = [future.result() for future in futures if future.done()]
+        return _complete(wire, whole, key, upload_id, parts, conditions)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        _abort(wire, whole, key, upload_id)
+        raise
+
+
+def _complete(
+    wire: Wire, whole: str, key: str, upload_id: str, parts: list[Part], conditions: Mapping[str, str]
+) -> str | Lost:
+    listed = "".join(
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
+        + (f"<ChecksumCRC32>{part.crc32}</ChecksumCRC32>" if part.crc32 else "")
+        + "</Part>"
+        for part in parts
+    )
+    body = (
+        '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"{listed}</CompleteMultipartUpload>"
+    ).encode()
+    try:
+        reply = wire.request(
+            "POST",
+            "POST",
+            whole,
+            query=[("uploadId", upload_id)],
+            headers=conditions,
+            body=body,
+            payload_sha256=hashlib.sha256(body).hexdigest(),
+            shown_key=key,
+        )
+    except (NoSuchUpload, PreconditionAfterRetry) as error:
+        expected = _expected_etag(parts)
+        if expected is None:
+            raise
+        if isinstance(error, PreconditionAfterRetry):
+            _abort(wire, whole, key, upload_id)
+        return Lost(expected)
+    return quoted_etag(_text(reply.body, "ETag"))
+
+
+def _abort(wire: Wire, whole: str, key: str, upload_id: str) -> None:
+    try:
+        wire.request("DELETE", "DELETE", whole, query=[("uploadId", upload_id)], shown_key=key)
+    except NoSuchUpload:
+        return
+    except StoreError as error:
+        import logging
+
+        logging.getLogger(__name__).warning("parts of an upload of %r may be left behind: %s", key, error)
+
+
+def _expected_etag(parts: list[Part]) -> str | None:
+    """The MD5 of the parts' MD5s, as servers make it; None where the parts' etags are no MD5s."""
+    try:
+        digests = [bytes.fromhex(part.etag.strip('"')) for part in parts]
+    except ValueError:
+        return None
+    if any(len(digest) != 16 for digest in digests):
+        return None
+    digest = hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
+    return quoted_etag(f"{digest}-{len(parts)}")
+
+
+def _text(body: bytes, name: str) -> str:
+    try:
+        for element in ElementTree.fromstring(body).iter():
+            if element.tag.rpartition("}")[2] == name and element.text:
+                return element.text
+    except ElementTree.ParseError as error:
+        raise Corrupted(f"the server's answer is no XML: {error}") from error
+    raise Corrupted(f"the server's answer lacks {name}")

@@ -1,0 +1,48 @@
+"""What a daemon asks of the machine: limits, read-ahead, and what C libraries say."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_READ_AHEAD_KB = 1024
+
+
+@contextlib.contextmanager
+def stderr_kept() -> Iterator[list[str]]:
+    """libfuse and fusermount3 tell their reasons to file descriptor 2 alone."""
+    said: list[str] = []
+    saved = os.dup(2)
+    kept = os.memfd_create("stderr")
+    os.dup2(kept, 2)
+    try:
+        yield said
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.lseek(kept, 0, os.SEEK_SET)
+        said.append(os.read(kept, 65536).decode(errors="replace"))
+        os.close(kept)
+
+
+def raise_read_ahead(device: int) -> None:
+    """Let the kernel ask for more than 128 KiB at once when a file is read in sequence."""
+    file = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    try:
+        file.write_text(str(_READ_AHEAD_KB))
+    except OSError as error:
+        log.debug("%s stays as it is: %s", file, error.strerror)
+
+
+def raise_file_limit() -> None:
+    """Every file that is open in the mount, and every staged one, may cost a descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,371 @@
+"""One mount, composed and run: state directory, store, vfs, FUSE, control socket, signals, drain.
+
+The order matters. The state directory is locked before anything is read from it. The mount appears
+after the store has answered. The parent hears that the mount works after a request has gone through the
+kernel and back. When the mount is gone, however that came about, what is pending is still uploaded, and
+only then does the daemon end. SIGTERM, SIGINT and SIGHUP drain and unmount; a second one stops waiting:
+what is not in the store then stays in the journal, for the next mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+
+from mountstore import registry
+from mountstore.daemon import runtime
+from mountstore.daemon.control import StatusDict
+from mountstore.daemon.detach import Readiness
+from mountstore.daemon.logs import log_to_file, log_to_stderr
+from mountstore.daemon.machine import raise_file_limit, raise_read_ahead, stderr_kept
+from mountstore.daemon.mounttab import Busy, holders, mount_at, unmount
+from mountstore.daemon.request import MountRequest, check_apart, check_fuse, check_mountpoint
+from mountstore.daemon.service import Service
+from mountstore.daemon.statedir import StateDir, default_state_dir, fresh_state_dir
+from mountstore.errors import MountError, MountstoreError
+from mountstore.fuse import FuseOperations
+from mountstore.store import ObjectStore
+from mountstore.vfs.options import VfsOptions
+from mountstore.vfs.vfs import Vfs
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT_S = 15.0
+_FIRST_ANSWER_S = 15.0
+_LOCK_WAIT_S = 10.0
+_HARD_STOP_S = 10.0
+
+
+def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> int:
+    """Mount, serve until unmounted, drain; return 0 if the store then has everything, else 1.
+
+    Raises MountstoreError, with nothing mounted, if the mount cannot be made.
+    """
+    canonical = registry.canonical(request.url)
+    scheme = registry.parse(canonical).scheme
+    on_disk = registry.local_path(request.url)
+    shown = registry.redact(canonical if on_disk else request.url)
+    ends_with_us = scheme == "memory"
+    check_fuse(allow_other=request.allow_other)
+    check_mountpoint(request.mountpoint)
+    path = request.state_dir or (
+        fresh_state_dir(shown) if ends_with_us else default_state_dir(canonical, shown)
+    )
+    store_path = on_disk.resolve() if on_disk else None
+    check_apart(request.mountpoint, state_dir=path, store_path=store_path, tree=scheme == "file")
+    lock = StateDir.lock(path, request.mountpoint, store=canonical, shown=shown, wait_s=_LOCK_WAIT_S)
+    with lock as state:
+        if ends_with_us:
+            # What an earlier daemon left was to go into a store that is no more.
+            state.empty()
+        try:
+            log_file = request.log_file or path / "daemon.log"
+            if foreground and request.log_file is None:
+                log_to_stderr(request.log_level)
+            else:
+                log_to_file(log_file, request.log_level)
+            faulthandler.enable()
+            raise_file_limit()
+            record = runtime.RuntimeRecord(
+                os.getpid(), time.time_ns(), request.mountpoint, shown, str(path), str(log_file)
+            )
+            return trio.run(_run, Mount(request, readiness, state, record))
+        except MountstoreError as error:
+            log.error("%s", error)
+            raise
+        except BaseException as error:
+            log.critical("the daemon failed", exc_info=error)
+            raise _told(error) from error
+        finally:
+            if ends_with_us:
+                state.remove()
+
+
+async def _run(mount: Mount) -> int:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.heed, signals)
+            code = await mount.run()
+            nursery.cancel_scope.cancel()
+    return code
+
+
+class Mount:
+    """A mount from its opening to its end; what the control socket asks of it is `service.Served`."""
+
+    def __init__(
+        self, request: MountRequest, readiness: Readiness, state: StateDir, record: runtime.RuntimeRecord
+    ) -> None:
+        self._request = request
+        self._readiness = readiness
+        self._state = state
+        self._record = record
+        self._vfs: Vfs | None = None
+        self._phase = "opening"
+        self._stopping = False
+        self._opening = trio.CancelScope()
+        self._serving = trio.CancelScope()
+        self._draining = trio.CancelScope()
+        self._ended = trio.Event()
+
+    # -- the control socket -------------------------------------------------------------------------
+
+    def status(self, limit: int) -> StatusDict:
+        """How things stand: the record, the phase, and `vfs.Status`, with `limit` of what is pending."""
+        status = asdict(self._mounted_vfs.status())
+        status["pending"] = status["pending"][:limit]
+        return {**asdict(self._record), "phase": self._phase, "now_ns": time.time_ns(), **status}
+
+    async def sync(self) -> None:
+        """Return when the store has everything."""
+        await self._mounted_vfs.drain()
+
+    async def umount(self, *, force: bool) -> None:
+        """Drain, unmount, and drain what was written meanwhile. With `force`, stop without draining.
+
+        Raises Busy, and stays mounted, while files are open.
+        """
+        if force:
+            await self._stop()
+        elif self._phase != "ending":
+            try:
+                await self._drain_and_unmount()
+            except Busy:
+                users = await trio.to_thread.run_sync(holders, self._request.mountpoint)
+                by = f" by {', '.join(users[:5])}" if users else ""
+                raise Busy(
+                    f"{self._request.mountpoint} is in use{by} and stays mounted; the store has everything"
+                    " written so far"
+                ) from None
+            finally:
+                if self._phase in ("draining", "unmounting") and mount_at(self._request.mountpoint):
+                    self._phase = "mounted"
+        await self._ended.wait()
+
+    # -- signals ------------------------------------------------------------------------------------
+
+    async def heed(self, signals: AsyncIterable[int]) -> None:
+        """Obey signals until cancelled."""
+        first = True
+        async with trio.open_nursery() as nursery:
+            async for number in signals:
+                log.info("%s", signal.Signals(number).name)
+                if self._phase == "opening":
+                    self._opening.cancel()
+                elif first:
+                    nursery.start_soon(self._leave)
+                else:
+                    nursery.start_soon(self._stop)
+                first = False
+
+    async def _leave(self) -> None:
+        try:
+            try:
+                await self._drain_and_unmount()
+            except Busy:
+                log.warning("files are open; the mount goes away when the last is closed")
+                await self._unmount_lazily()
+        except MountError as error:
+            log.error("%s", error)
+
+    async def _drain_and_unmount(self) -> None:
+        self._phase = "draining"
+        self._tell_pending()
+        await self._mounted_vfs.drain()
+        self._phase = "unmounting"
+        await trio.to_thread.run_sync(unmount, self._request.mountpoint)
+
+    async def _stop(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._phase = "stopping"
+        log.warning("not waiting for the store any longer; what it does not have stays in the journal")
+        # An upload under way may hang for minutes. The journal is made to survive this.
+        timer = threading.Timer(_HARD_STOP_S, self._end_at_once)
+        timer.daemon = True
+        timer.start()
+        try:
+            await self._unmount_lazily()
+        except MountError as error:
+            log.error("%s", error)
+        self._serving.cancel()
+        self._draining.cancel()
+
+    async def _unmount_lazily(self) -> None:
+        await trio.to_thread.run_sync(lambda: unmount(self._request.mountpoint, lazy=True))
+
+    def _end_at_once(self) -> None:
+        log.error("ended while an upload was under way; it is in the journal")
+        self._record.remove()
+        os._exit(1)
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Everything from opening the store to closing it."""
+        store = await self._open()
+        os.chdir("/")
+        try:
+            with _state_errors(self._state.path):
+                self._vfs = Vfs(store, self._state.path, self._options(), name=self._record.url)
+            try:
+                await self._mounted(self._vfs)
+            finally:
+                left = self._vfs.status().pending_count
+                self._vfs.close()
+        finally:
+            with trio.move_on_after(5, shield=True):
+                await trio.to_thread.run_sync(store.close, abandon_on_cancel=True)
+        if left:
+            log.warning("ended; not in the store but in %s: changes %d", self._state.path, left)
+        else:
+            log.info("ended; the store has everything")
+        return 1 if left else 0
+
+    async def _open(self) -> ObjectStore:
+        shown = self._record.url
+        with self._opening, trio.move_on_after(OPEN_TIMEOUT_S) as waiting:
+            try:
+                return await trio.to_thread.run_sync(
+                    _open_and_check, self._request.url, abandon_on_cancel=True
+                )
+            except MountstoreError:
+                raise
+            except (OSError, sqlite3.Error) as error:
+                raise MountError(f"cannot open {shown}: {_reason(error)}") from error
+        if waiting.cancelled_caught:
+            raise MountError(
+                f"{shown} did not answer within {OPEN_TIMEOUT_S:.0f} s; check its address and the network"
+            )
+        raise MountError("interrupted before the mount was made")
+
+    def _options(self) -> VfsOptions:
+        request = self._request
+        names = ("uid", "gid", "umask", "ttl_s", "checkpoint_s", "fsync", "attrs")
+        given: dict[str, Any] = {name: getattr(request, name) for name in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        return VfsOptions(read_only=request.read_only, **given)
+
+    async def _mounted(self, vfs: Vfs) -> None:
+        check_mountpoint(self._request.mountpoint)
+        self._init_fuse(FuseOperations(vfs))
+        self._phase = "mounted"
+        gone = False
+        try:
+            sock = runtime.listen(self._record.socket_path)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(vfs.run)
+                service = Service(self, sock)
+                nursery.start_soon(service.run)
+                async with trio.open_nursery() as announcing:
+                    announcing.start_soon(self._announce)
+                    with self._serving:
+                        await pyfuse3.main()
+                        gone = True
+                    announcing.cancel_scope.cancel()
+                if not self._stopping:
+                    self._phase = "ending"
+                    self._tell_pending()
+                    with self._draining:
+                        await vfs.drain()
+                self._ended.set()
+                await service.settle(2)
+                nursery.cancel_scope.cancel()
+        finally:
+            # Last, because vfs tells the kernel of changes as long as it runs.
+            pyfuse3.close(unmount=not gone)
+            self._record.remove()
+
+    def _init_fuse(self, operations: FuseOperations) -> None:
+        with stderr_kept() as said:
+            try:
+                pyfuse3.init(operations, self._request.mountpoint, self._fuse_options())
+                return
+            except RuntimeError as error:
+                reason = str(error)
+        lines = said[0].strip().splitlines() if said else []
+        raise MountError(f"cannot mount on {self._request.mountpoint}: {lines[-1] if lines else reason}")
+
+    def _fuse_options(self) -> set[str]:
+        request = self._request
+        source = "".join(c if c.isprintable() else "?" for c in self._record.url)
+        source = source.replace("\\", "\\\\").replace(",", "\\,")
+        options = {f"fsname={source}", "subtype=mountstore", "default_permissions", "nosuid", "nodev"}
+        flags = {"ro": request.read_only, "allow_other": request.allow_other, "noexec": request.noexec}
+        return options | {name for name, wanted in flags.items() if wanted}
+
+    async def _announce(self) -> None:
+        mountpoint = self._request.mountpoint
+        try:
+            with trio.fail_after(_FIRST_ANSWER_S):
+                found = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+        except (trio.TooSlowError, OSError) as error:
+            raise MountError(f"the mount at {mountpoint} does not answer: {_reason(error)}") from error
+        if os.geteuid() == 0:
+            raise_read_ahead(found.st_dev)
+        self._record.replace_dead()
+        self._record.write()
+        log.info("mounted %s at %s", self._record.url, mountpoint)
+        self._readiness.ready()
+
+    def _tell_pending(self) -> None:
+        status = self._mounted_vfs.status()
+        if status.pending_count:
+            log.info("%s; changes to go: %d", self._phase, status.pending_count)
+
+    @property
+    def _mounted_vfs(self) -> Vfs:
+        assert self._vfs is not None, "asked before the mount was made"
+        return self._vfs
+
+
+def _open_and_check(url: str) -> ObjectStore:
+    """The store, once it has answered: a wrong bucket or password must not wait for the first `ls`."""
+    store = registry.open_store(url)
+    try:
+        check = getattr(store, "check", None)
+        if check is not None:
+            check()
+        elif store.capabilities.listing:
+            store.list(limit=1)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+@contextlib.contextmanager
+def _state_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise MountError(f"state directory {path}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def _told(error: BaseException) -> MountstoreError:
+    """What to show of an error, or of a group of them: one raised on purpose, if there is any."""
+    if isinstance(error, BaseExceptionGroup):
+        error = error.subgroup(MountstoreError) or error
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, MountstoreError):
+        return error
+    return MountError(f"the daemon failed: {type(error).__name__}: {' '.join(str(error).split())}")

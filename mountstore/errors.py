@@ -1,0 +1,89 @@
+"""Every error that mountstore raises on purpose, in one tree.
+
+    MountstoreError
+    ├── StoreError                  a store could not do what was asked; .key says for which key
+    │   ├── NotFound                no such object (also a KeyError)
+    │   ├── PreconditionFailed      if_match or if_absent did not hold: somebody else was first
+    │   ├── Unsupported             this store cannot do this, ever (see its Capabilities)
+    │   ├── InvalidKey              this store cannot hold this key (also a ValueError)
+    │   ├── InvalidRange            start lies beyond the end of the object, or start > stop
+    │   ├── AccessDenied            credentials missing, wrong, expired, or not allowed to do this
+    │   ├── StoreFull               the store has no room, or a quota is used up
+    │   ├── Corrupted               the bytes that came are not the bytes that were put
+    │   └── Unavailable             unreachable, or overloaded; may work later
+    ├── UsageError                  what the user asked for makes no sense; the message says what would
+    │   └── BadUrl                  a store URL that cannot be read
+    └── MountError                  a mount cannot be made, found or ended
+
+Only `Unavailable` is worth trying again unchanged. Messages are one line, hold no secrets, and say
+what to do next where that is known.
+"""
+
+from __future__ import annotations
+
+
+class MountstoreError(Exception):
+    """The root of the tree."""
+
+
+class StoreError(MountstoreError):
+    """A store could not do what was asked."""
+
+    def __init__(self, message: str = "", *, key: str | None = None) -> None:
+        super().__init__(message or (repr(key) if key is not None else type(self).__name__))
+        self.key = key
+
+    def __str__(self) -> str:
+        # KeyError.__str__ would show the repr of the message.
+        return str(self.args[0])
+
+
+class NotFound(StoreError, KeyError):
+    """There is no object of this key."""
+
+    def __init__(self, message: str = "", *, key: str | None = None) -> None:
+        super().__init__(message or f"no such object: {key!r}", key=key)
+
+
+class PreconditionFailed(StoreError):
+    """The object is not (any more) what the caller said it was; nothing was changed."""
+
+
+class Unsupported(StoreError):
+    """The store cannot do this, whatever the arguments."""
+
+
+class InvalidKey(StoreError, ValueError):
+    """The store cannot hold an object of this key."""
+
+
+class InvalidRange(StoreError, ValueError):
+    """The range starts beyond the end of the object."""
+
+
+class AccessDenied(StoreError):
+    """The credentials are missing, wrong or expired, or do not allow this."""
+
+
+class StoreFull(StoreError):
+    """The store has no room for this object."""
+
+
+class Corrupted(StoreError):
+    """The store answered with bytes that fail their checksum, or with too few."""
+
+
+class Unavailable(StoreError):
+    """The store cannot be reached or is overloaded; the same call may work later."""
+
+
+class UsageError(MountstoreError):
+    """What was asked for makes no sense; the message says what would."""
+
+
+class BadUrl(UsageError):
+    """A store URL that cannot be read."""
+
+
+class MountError(MountstoreError):
+    """A mount cannot be made, found or ended."""

@@ -1,0 +1,104 @@
+"""Attributes of a file as metadata of its object, under the keys that s3fs and rclone use.
+
+    mode    decimal st_mode with the type bits, as s3fs writes it (octal, as rclone does, is read too)
+    uid gid decimal
+    mtime atime ctime   seconds since 1970, with nine decimals
+
+A symlink is an object whose mode says so and whose content is its target.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAttrs:
+    """What an object's metadata tells; None where it tells nothing."""
+
+    mode: int | None = None  # with type bits; 0 type if only permissions are known
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    rdev: int | None = None
+
+
+def metadata_of(
+    mode: int, uid: int, gid: int, atime_ns: int, mtime_ns: int, ctime_ns: int, rdev: int = 0
+) -> dict[str, str]:
+    """The metadata to put beside the content."""
+    metadata = {
+        "mode": str(mode),
+        "uid": str(uid),
+        "gid": str(gid),
+        "mtime": _time_text(mtime_ns),
+        "atime": _time_text(atime_ns),
+        "ctime": _time_text(ctime_ns),
+    }
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        metadata["rdev"] = str(rdev)
+    return metadata
+
+
+def attrs_of(metadata: Mapping[str, str]) -> StoredAttrs:
+    """What metadata tells; what cannot be read counts as not told."""
+    return StoredAttrs(
+        mode=_mode(metadata.get("mode", "")),
+        uid=_number(metadata.get("uid", "")),
+        gid=_number(metadata.get("gid", "")),
+        atime_ns=_time_ns(metadata.get("atime", "")),
+        mtime_ns=_time_ns(metadata.get("mtime", "")),
+        ctime_ns=_time_ns(metadata.get("ctime", "")),
+        rdev=_number(metadata.get("rdev", "")),
+    )
+
+
+def _time_text(time_ns: int) -> str:
+    sign = "-" if time_ns < 0 else ""
+    return f"{sign}{abs(time_ns) // NS}.{abs(time_ns) % NS:09d}"
+
+
+def _time_ns(text: str) -> int | None:
+    whole, _, fraction = text.partition(".")
+    if whole.removeprefix("-").isdecimal() and (not fraction or fraction.isdecimal()):
+        time_ns = abs(int(whole)) * NS + int(fraction[:9].ljust(9, "0") or 0)
+        return -time_ns if whole.startswith("-") else time_ns
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * NS)
+    except ValueError:
+        return None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and int(text) < 2**32 else None
+
+
+def _mode(text: str) -> int | None:
+    """s3fs writes decimal, rclone octal: what has valid type bits is what was meant."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    decimal = int(text)
+    if decimal <= 0xFFFF and stat.S_IFMT(decimal) in _TYPES:
+        return decimal
+    octal = int(text, 8) if not set(text) & {"8", "9"} else -1
+    if 0 <= octal <= 0xFFFF and stat.S_IFMT(octal) in _TYPES | {0}:
+        return octal
+    return None
+
+
+_TYPES = {
+    stat.S_IFREG,
+    stat.S_IFDIR,
+    stat.S_IFLNK,
+    stat.S_IFIFO,
+    stat.S_IFSOCK,
+    stat.S_IFCHR,
+    stat.S_IFBLK,
+}

@@ -1,0 +1,402 @@
+"""The bytes of files: layers of what was written, over the object in the store.
+
+One version from open to close: bytes of the base are asked for by the etag of the object that carries the
+node's `base_cid`; if no object does any more, the reader gets ESTALE.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import trio
+
+from mountstore.errors import NotFound, PreconditionFailed
+from mountstore.store import Data, ObjectStore
+from mountstore.vfs.blocks import BLOCK, BlockCache, Readahead
+from mountstore.vfs.staging import Layer, Piece, Stack, Staging
+
+if TYPE_CHECKING:
+    from mountstore.aio import AsyncStore
+    from mountstore.vfs.index import Index
+    from mountstore.vfs.rows import Node
+
+_LOCALISE = 8 << 20
+_SMALL = 1 << 20
+"""Content up to this many bytes is sent from memory, larger from files."""
+
+
+Body = Data | BinaryIO
+"""What `put` takes."""
+
+
+class Stale(OSError):
+    """The version that was opened is gone from the store."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.ESTALE, f"{what} was replaced in the store while it was open")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A node's content at one moment, which later writes do not touch."""
+
+    ino: int
+    cid: int
+    size: int
+    base_cid: int
+    base_size: int
+    layers: tuple[Layer, ...]
+
+
+class BusyKeys:
+    """Keys that a request of ours is changing right now."""
+
+    def __init__(self) -> None:
+        self._busy: dict[str, trio.Event] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._busy
+
+    def take(self, key: str) -> None:
+        self._busy[key] = trio.Event()
+
+    def give(self, key: str) -> None:
+        self._busy.pop(key).set()
+
+    async def wait(self, key: str) -> None:
+        while key in self._busy:
+            await self._busy[key].wait()
+
+
+class Content:
+    """Reads, writes and truncates nodes; for the thread of the event loop alone."""
+
+    def __init__(
+        self, index: Index, staging: Staging, store: AsyncStore, busy: BusyKeys, journal_size: int = 0
+    ) -> None:
+        self._index = index
+        self._staging = staging
+        self._store = store
+        self._busy = busy
+        self._conditional = store.store.capabilities.conditional_get
+        self._stacks: dict[int, Stack] = {}
+        self._journal_size = journal_size
+        self.space_freed = trio.Event()
+        self.blocks = BlockCache(self._fetch)
+
+    # -- stacks ------------------------------------------------------------------------------------
+
+    def stack(self, node: Node) -> Stack:
+        stack = self._stacks.get(node.ino)
+        if stack is None:
+            stack = self._staging.load(self._index.layers(node.ino), node.ino)
+            if stack.layers or node.opens:
+                self._stacks[node.ino] = stack
+        return stack
+
+    def release(self, node: Node) -> None:
+        """The last handle is closed: give back what was only for speed."""
+        stack = self._stacks.get(node.ino)
+        if stack is None or stack.frozen:
+            return
+        for layer in stack.layers:
+            layer.close()
+        if not node.unsaved:
+            del self._stacks[node.ino]
+
+    def staged_bytes(self) -> int:
+        return sum(layer.extents.total() for stack in self._stacks.values() for layer in stack.layers)
+
+    def _top(self, node: Node) -> Layer:
+        """The layer that takes writes, made if there is none."""
+        stack = self.stack(node)
+        if len(stack.layers) > stack.frozen:
+            return stack.layers[-1]
+        layer = self._staging.new_layer(self._index.new_id(), node.ino, node.size)
+        stack.layers.append(layer)
+        self._stacks[node.ino] = stack
+        return layer
+
+    # -- changing ----------------------------------------------------------------------------------
+
+    def write(self, node: Node, offset: int, data: Data) -> None:
+        """Put bytes into the journal. Raises OSError, having changed nothing."""
+        layer = self._top(node)
+        layer.write(offset, data)
+        if offset + len(data) > node.size:
+            node.size = offset + len(data)
+
+    def truncate(self, node: Node, size: int) -> None:
+        if size < node.size:
+            self._top(node).truncate(size)
+        elif size > node.size:
+            self._top(node)
+        node.size = size
+
+    def trim(self, node: Node) -> None:
+        """After a truncation has been recorded: give back the space behind the end."""
+        stack = self.stack(node)
+        if len(stack.layers) > stack.frozen:
+            stack.layers[-1].trim(node.size)
+
+    def save(self, node: Node) -> None:
+        """Record the extents, in the caller's transaction."""
+        stack = self._stacks.get(node.ino)
+        for layer in stack.layers if stack else ():
+            if layer.unsaved:
+                self._index.put_layer(layer.id, layer.ino, layer.height, layer.below, layer.extents.pack())
+                layer.unsaved = False
+
+    def sync(self, node: Node) -> None:
+        """Make the staged bytes survive the loss of power (the caller syncs the index after this)."""
+        stack = self.stack(node)
+        for layer in stack.layers:
+            layer.sync()
+        if stack.layers:
+            self._staging.sync_folder()
+
+    def drop(self, node: Node) -> list[Layer]:
+        """Forget all staged content, in the caller's transaction; remove the result after it.
+
+        While an upload reads it, nothing goes: the upload's end calls again.
+        """
+        stack = self.stack(node)
+        if stack.frozen:
+            return []
+        layers, stack.layers = stack.layers, []
+        stack.version += 1
+        self._stacks.pop(node.ino, None)
+        self._index.drop_layers([layer.id for layer in layers])
+        return layers
+
+    def remove(self, layers: list[Layer]) -> None:
+        self._staging.remove(layers)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def base_size(self, node: Node) -> int:
+        if not node.base_cid:
+            return 0
+        if node.is_clean:
+            return node.size
+        if objects := self._index.objects_with(node.base_cid):
+            return objects[0].size
+        # The object is gone: reading what was visible of it must fail, not give zeros.
+        return max((layer.below for layer in self.stack(node).layers), default=node.size)
+
+    def read_now(self, node: Node, start: int, stop: int) -> Data | None:
+        """The bytes if no request is needed for them; the caller has clipped the range to the size."""
+        stack = self._stacks.get(node.ino)
+        if stack is None or not stack.layers:
+            return self.blocks.cached(node.base_cid, start, stop) if node.base_cid else None
+        pieces = stack.plan(start, stop, self.base_size(node))
+        if any(piece.base for piece in pieces):
+            return None
+        if len(pieces) == 1 and pieces[0].layer is not None:
+            return pieces[0].layer.read(start, stop)
+        return b"".join(_staged(piece) for piece in pieces)
+
+    async def read(self, node: Node, start: int, stop: int, readahead: Readahead | None = None) -> Data:
+        """Bytes [start, stop), clipped to the size. Raises Stale, StoreError, OSError."""
+        while True:
+            stop = min(stop, node.size)
+            if start >= stop:
+                return b""
+            stack = self.stack(node)
+            version, base_cid, base_size = stack.version, node.base_cid, self.base_size(node)
+            pieces = stack.plan(start, stop, base_size)
+            parts: list[Data] = []
+            try:
+                for piece in pieces:
+                    if piece.base:
+                        if readahead is not None:
+                            window = readahead.note(piece.start, piece.stop)
+                            self.blocks.ahead(base_cid, piece.stop, window, base_size)
+                        parts.append(await self.blocks.read(base_cid, piece.start, piece.stop, base_size))
+                    else:
+                        parts.append(b"")
+            except Stale:
+                if node.base_cid == base_cid:
+                    raise
+                continue  # an upload has given the node a new base meanwhile
+            if stack.version != version or node.base_cid != base_cid or node.size < stop:
+                continue
+            if len(parts) == 1 and pieces[0].base:
+                return parts[0]
+            return b"".join(
+                data if piece.base else _staged(piece) for piece, data in zip(pieces, parts, strict=True)
+            )
+
+    async def _fetch(self, cid: int, start: int, stop: int) -> Data:
+        tried: set[tuple[str, str | None]] = set()
+        while True:
+            objects = self._index.objects_with(cid)
+            fresh = [known for known in objects if (known.key, known.etag) not in tried]
+            if not fresh:
+                raise Stale(f"object {objects[0].key!r}" if objects else "an object")
+            known = fresh[0]
+            try:
+                data = await self._store.get(
+                    known.key, start, stop, if_match=known.etag if self._conditional else None
+                )
+            except (NotFound, PreconditionFailed):
+                # Perhaps our own upload has replaced it just now: then the index is about to say so.
+                if known.key in self._busy:
+                    await self._busy.wait(known.key)
+                tried.add((known.key, known.etag))
+                continue
+            if len(data) != stop - start:
+                tried.add((known.key, known.etag))
+                continue
+            return data
+
+    async def localise(self, node: Node) -> None:
+        """Bring the base into a layer of its own: the object that holds it is about to go."""
+        base_cid, size = node.base_cid, self.base_size(node)
+        if not base_cid:
+            return
+        layer = self._staging.new_layer(self._index.new_id(), node.ino, 0, lowest=True)
+        try:
+            for start in range(0, size, _LOCALISE):
+                stop = min(start + _LOCALISE, size)
+                layer.write(start, await self._fetch(base_cid, start, stop))
+        except BaseException:
+            self._staging.remove([layer])
+            raise
+        if node.base_cid != base_cid:
+            self._staging.remove([layer])
+            return
+        stack = self.stack(node)
+        self._stacks[node.ino] = stack
+        stack.layers.insert(0, layer)
+        stack.version += 1
+        node.base_cid = 0
+        with self._index.transaction():
+            self.save(node)
+            self._index.save(node)
+
+    # -- uploading ---------------------------------------------------------------------------------
+
+    def freeze(self, node: Node) -> Snapshot:
+        """The content as it is now; writes from now on go to a new layer until `thaw`."""
+        stack = self.stack(node)
+        stack.frozen = len(stack.layers)
+        if stack.layers:
+            self._stacks[node.ino] = stack
+        for layer in stack.layers:
+            layer.fd  # noqa: B018  # opened here, not by two threads at once
+        return Snapshot(
+            node.ino, node.cid, node.size, node.base_cid, self.base_size(node), tuple(stack.layers)
+        )
+
+    def thaw(self, node: Node) -> None:
+        """The upload failed: everything stays."""
+        stack = self.stack(node)
+        stack.frozen = 0
+        if len(stack.layers) > 2:
+            gone = stack.merge()
+            with self._index.transaction():
+                self.save(node)
+                self._index.drop_layers([layer.id for layer in gone])
+            self._staging.remove(gone)
+        if not node.opens:
+            self.release(node)
+
+    def landed(self, node: Node, snapshot: Snapshot) -> list[Layer]:
+        """The store has the snapshot: make it the base, in the caller's transaction.
+
+        Remove the result after it.
+        """
+        stack = self.stack(node)
+        gone = list(snapshot.layers)
+        if len(gone) == 1 and snapshot.size <= BLOCK and gone[0].extents.covers(snapshot.size):
+            self.blocks.put(snapshot.cid, gone[0].read(0, snapshot.size))
+        stack.layers = [layer for layer in stack.layers if layer not in gone]
+        stack.frozen = 0
+        stack.version += 1
+        node.base_cid = snapshot.cid
+        self._index.drop_layers([layer.id for layer in gone])
+        return gone
+
+    def body(self, snapshot: Snapshot, store: ObjectStore) -> Body:
+        """The snapshot as what `put` takes; may be called, and is read, in a worker thread."""
+        layers = snapshot.layers
+        if not snapshot.size:
+            return b""
+        if len(layers) == 1 and snapshot.size <= _SMALL and layers[0].extents.covers(snapshot.size):
+            return layers[0].read(0, snapshot.size)
+        objects = [
+            (known.key, known.etag if self._conditional else None)
+            for known in self._index.objects_with(snapshot.base_cid)
+        ]
+        return cast(BinaryIO, SnapshotFile(snapshot, store, objects))
+
+
+def _staged(piece: Piece) -> bytes:
+    if piece.layer is None:
+        return bytes(piece.stop - piece.start)
+    return piece.layer.read(piece.start, piece.stop)
+
+
+class SnapshotFile(io.RawIOBase):
+    """A snapshot as a seekable, read-only binary file; the base is asked for as it is needed."""
+
+    _BASE_READ = 8 << 20
+
+    def __init__(self, snapshot: Snapshot, store: ObjectStore, objects: list[tuple[str, str | None]]) -> None:
+        super().__init__()
+        self._snapshot = snapshot
+        self._stack = Stack(list(snapshot.layers))
+        self._store = store
+        self._objects = objects
+        self._position = 0
+        self._held: tuple[int, Data] = (0, b"")  # the last bytes of the base that were asked for
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._snapshot.size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer).cast("B")
+        start = self._position
+        stop = min(start + len(view), self._snapshot.size)
+        if start >= stop:
+            return 0
+        for piece in self._stack.plan(start, stop, self._snapshot.base_size):
+            low = piece.start - start
+            data = self._base(piece.start, piece.stop) if piece.base else _staged(piece)
+            view[low : low + len(data)] = data
+        self._position = stop
+        return stop - start
+
+    def _base(self, start: int, stop: int) -> Data:
+        held_start, held = self._held
+        if start < held_start or stop > held_start + len(held):
+            held_start, end = start, min(max(stop, start + self._BASE_READ), self._snapshot.base_size)
+            held = memoryview(self._fetch(start, end))
+            self._held = held_start, held
+        return memoryview(held)[start - held_start : stop - held_start]
+
+    def _fetch(self, start: int, stop: int) -> Data:
+        for key, etag in self._objects:
+            try:
+                data = self._store.get(key, start, stop, if_match=etag)
+            except (NotFound, PreconditionFailed):
+                continue
+            if len(data) == stop - start:
+                return data
+        raise Stale("the object beneath a changed file")

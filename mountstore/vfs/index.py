@@ -1,0 +1,443 @@
+"""The index of a mount: one SQLite file that says what applications see and what the store holds.
+
+Four tables, of which the first two are what is wanted and the third is what is known to be there:
+
+    node     a file, directory or symlink: attributes, and which content it has (`cid`)
+    dentry   a name in a directory, for a node; hard links are several
+    object   a key that the store is known to hold: etag, and which content and attributes it carries
+    intent   a request under way that changes the store: what a crash may have left there
+
+and `layer` for staged content (see staging.py). A content id (`cid`) names one state of a file's bytes,
+an attribute id (`mid`) one state of its attributes; equal ids mean equal bytes, and nothing else is ever
+compared. A node whose key, content or attributes differ from what `object` says has a `due` time, and the
+reconciler makes the store follow. Nothing here is needed once nothing is due: the store tells it all again.
+
+WAL with synchronous=NORMAL: a committed transaction survives the death of the process; `sync` makes it
+survive the loss of power.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from mountstore.errors import MountError
+from mountstore.vfs.rows import Dentry, Intent, Known, Node, split_key
+
+VERSION = 1
+_ID_BLOCK = 1 << 16
+_RECENT = 20_000  # nodes kept in memory
+_PARKED = 1 << 62  # a time that never comes
+_SOON_NS = 1_000_000_000
+
+_SCHEMA = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE node(
+  ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, nlink INTEGER NOT NULL,
+  uid INTEGER NOT NULL, gid INTEGER NOT NULL, rdev INTEGER NOT NULL, size INTEGER NOT NULL,
+  atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  target BLOB, cid INTEGER NOT NULL, base_cid INTEGER NOT NULL, mid INTEGER NOT NULL,
+  known INTEGER NOT NULL, due INTEGER, since INTEGER,
+  prefix TEXT, listed_ns INTEGER NOT NULL, marker INTEGER NOT NULL, subtree INTEGER NOT NULL);
+CREATE INDEX node_due ON node(due) WHERE due IS NOT NULL;
+CREATE INDEX node_base ON node(base_cid) WHERE base_cid != 0;
+CREATE INDEX node_unlinked ON node(ino) WHERE nlink = 0;
+CREATE TABLE dentry(
+  id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, segment TEXT,
+  UNIQUE(parent, name));
+CREATE INDEX dentry_order ON dentry(parent, id);
+CREATE INDEX dentry_ino ON dentry(ino);
+CREATE TABLE object(
+  dir TEXT NOT NULL, base TEXT NOT NULL, etag TEXT, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+  cid INTEGER NOT NULL, mid INTEGER NOT NULL, stale INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(dir, base)) WITHOUT ROWID;
+CREATE INDEX object_cid ON object(cid);
+CREATE INDEX object_stale ON object(stale) WHERE stale != 0;
+CREATE TABLE intent(key TEXT PRIMARY KEY, metadata TEXT NOT NULL, size INTEGER NOT NULL,
+  cid INTEGER NOT NULL, mid INTEGER NOT NULL, kind TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE layer(id INTEGER PRIMARY KEY, ino INTEGER NOT NULL, height INTEGER NOT NULL,
+  below INTEGER NOT NULL, extents BLOB NOT NULL);
+CREATE INDEX layer_ino ON layer(ino, height);
+CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
+"""
+
+
+def _below(prefix: str) -> tuple[str, str]:
+    """The range of folders that a prefix covers."""
+    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+_NODE = (
+    "ino, mode, nlink, uid, gid, rdev, size, atime_ns, mtime_ns, ctime_ns, target, cid, base_cid, mid, known,"
+    " due, since, prefix, listed_ns, marker, subtree"
+)
+_N_NODE = ", ".join("n." + column.strip() for column in _NODE.split(","))
+_UPDATE_NODE = (
+    "UPDATE node SET mode=?, nlink=?, uid=?, gid=?, rdev=?, size=?, atime_ns=?, mtime_ns=?, ctime_ns=?,"
+    " target=?, cid=?, base_cid=?, mid=?, known=?, due=?, since=?, prefix=?, listed_ns=?, marker=?, subtree=?"
+    " WHERE ino=?"
+)
+_OBJECT = "dir || base, etag, size, mtime_ns, cid, mid, stale"
+
+
+class Index:
+    """The tables, read and written row by row; for the thread of the event loop alone.
+
+    Every change is made inside `transaction`; those nest, and the outermost commits. Nodes are kept by
+    inode number, so that there is one `Node` for each at any time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        self._execute = self._db.execute
+        self._execute("PRAGMA journal_mode=WAL")
+        self._execute("PRAGMA synchronous=NORMAL")
+        self._execute("PRAGMA cache_size=-32768")
+        self._execute("PRAGMA wal_autocheckpoint=4000")
+        self._execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._depth = 0
+        self._touched: list[tuple[Node, bool]] = []
+        # There is never a second copy of a node that somebody still holds; some stay for speed.
+        self.nodes: WeakValueDictionary[int, Node] = WeakValueDictionary()
+        self._recent: dict[int, Node] = {}
+        self._open_schema()
+        self._next_id = self._last_id = 0
+
+    def _open_schema(self) -> None:
+        version = self._execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise MountError(
+                f"the index was written by a newer mountstore (format {version}, not {VERSION}): upgrade"
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            self._execute("INSERT INTO meta VALUES('next_id', 16)")
+
+    # -- transactions ------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes inside are committed together, or none is, in the file and in the nodes."""
+        if self._depth:
+            yield
+            return
+        self._depth = 1
+        self._touched.clear()
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._execute("ROLLBACK")
+            self._reload(self._touched)
+            raise
+        finally:
+            self._depth = 0
+
+    def _reload(self, touched: list[tuple[Node, bool]]) -> None:
+        for node, unsaved in reversed(touched):
+            row = self._execute(f"SELECT {_NODE} FROM node WHERE ino=?", (node.ino,)).fetchone()
+            if row is None:
+                self._lose(node.ino)
+                continue
+            written = node.size, node.mtime_ns, node.ctime_ns, node.cid
+            runtime = node.opens, node.writers
+            node.__init__(row)  # type: ignore[misc]  # the one copy stays the one copy
+            node.opens, node.writers = runtime
+            if unsaved:
+                node.size, node.mtime_ns, node.ctime_ns, node.cid = written
+                node.unsaved = True
+
+    def new_id(self) -> int:
+        """A number never used before in this index: for inodes, names, contents, attributes and layers."""
+        if self._next_id >= self._last_id:
+            self._next_id = self._execute("SELECT value FROM meta WHERE name='next_id'").fetchone()[0]
+            self._last_id = self._next_id + _ID_BLOCK
+            self._execute("UPDATE meta SET value=? WHERE name='next_id'", (self._last_id,))
+        self._next_id += 1
+        return self._next_id - 1
+
+    def get_meta(self, name: str) -> Any:
+        row = self._execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return row and row[0]
+
+    def set_meta(self, name: str, value: Any) -> None:
+        self._execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
+
+    def sync(self) -> None:
+        """Make all that was committed survive the loss of power."""
+        self._execute("PRAGMA synchronous=FULL")
+        try:
+            # A commit under FULL syncs the whole log before it.
+            self._execute("INSERT OR REPLACE INTO meta VALUES('synced_ns', ?)", (time.time_ns(),))
+        finally:
+            self._execute("PRAGMA synchronous=NORMAL")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def node(self, ino: int) -> Node | None:
+        node = self.nodes.get(ino)
+        if node is None:
+            row = self._execute(f"SELECT {_NODE} FROM node WHERE ino=?", (ino,)).fetchone()
+            if row is not None:
+                node = self._keep(Node(row))
+        return node
+
+    def _keep(self, node: Node) -> Node:
+        if len(self._recent) >= _RECENT:
+            for ino in list(itertools.islice(self._recent, _RECENT // 2)):
+                del self._recent[ino]
+        self._recent[node.ino] = self.nodes[node.ino] = node
+        return node
+
+    def insert_node(self, node: Node) -> Node:
+        self._execute(
+            f"INSERT INTO node({_NODE}) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                node.ino, node.mode, node.nlink, node.uid, node.gid, node.rdev, node.size, node.atime_ns,
+                node.mtime_ns, node.ctime_ns, node.target, node.cid, node.base_cid, node.mid, node.known,
+                node.due, node.since, node.prefix, node.listed_ns, node.marker, node.subtree,
+            ),
+        )  # fmt: skip
+        self._touched.append((node, False))
+        return self._keep(node)
+
+    def save(self, node: Node) -> None:
+        self._touched.append((node, node.unsaved))
+        self._execute(
+            _UPDATE_NODE,
+            (
+                node.mode, node.nlink, node.uid, node.gid, node.rdev, node.size, node.atime_ns, node.mtime_ns,
+                node.ctime_ns, node.target, node.cid, node.base_cid, node.mid, node.known, node.due,
+                node.since, node.prefix, node.listed_ns, node.marker, node.subtree, node.ino,
+            ),
+        )  # fmt: skip
+        node.unsaved = False
+
+    def drop_node(self, node: Node) -> None:
+        self._execute("DELETE FROM node WHERE ino=?", (node.ino,))
+        self._execute("DELETE FROM conflict WHERE ino=?", (node.ino,))
+        self._lose(node.ino)
+
+    def _lose(self, ino: int) -> None:
+        self.nodes.pop(ino, None)
+        self._recent.pop(ino, None)
+
+    def unlinked(self) -> list[Node]:
+        rows = self._execute(f"SELECT {_NODE} FROM node WHERE nlink=0").fetchall()
+        return [self.nodes.get(row[0]) or self._keep(Node(row)) for row in rows]
+
+    def due_nodes(self, now_ns: int, limit: int) -> list[int]:
+        rows = self._execute(
+            "SELECT ino FROM node WHERE due <= ? ORDER BY due LIMIT ?", (now_ns, limit)
+        ).fetchall()
+        return [row[0] for row in rows]
+
+    def next_due(self) -> int | None:
+        """When the next node or stale object is due, wall clock in ns."""
+        row = self._execute(
+            "SELECT min(due) FROM (SELECT min(due) AS due FROM node WHERE due IS NOT NULL"
+            " UNION ALL SELECT min(stale) FROM object WHERE stale != 0)"
+        ).fetchone()
+        due: int | None = row[0]
+        return due
+
+    def hasten(self, now_ns: int, but: Sequence[int]) -> None:
+        """Make due now what would wait for longer than a second, but for these nodes."""
+        later = now_ns + _SOON_NS
+        marks = ",".join("?" * len(but))
+        self._execute(f"UPDATE node SET due=? WHERE due > ? AND ino NOT IN ({marks})", (now_ns, later, *but))
+        self._execute("UPDATE object SET stale=? WHERE stale > ? AND stale < ?", (now_ns, later, _PARKED))
+        for node in list(self.nodes.values()):
+            if node.due is not None and node.due > later and node.ino not in but:
+                node.due = now_ns
+
+    def users_of_content(self, cid: int) -> list[int]:
+        """Nodes whose bytes come from the object that carries this content."""
+        if not cid:
+            return []
+        rows = self._execute("SELECT ino FROM node WHERE base_cid=? AND base_cid != 0", (cid,)).fetchall()
+        return [row[0] for row in rows]
+
+    # -- dentries ----------------------------------------------------------------------------------
+
+    def dentry(self, parent: int, name: bytes) -> Dentry | None:
+        row = self._execute(
+            "SELECT id, parent, name, ino, segment FROM dentry WHERE parent=? AND name=?", (parent, name)
+        ).fetchone()
+        return row and Dentry(*row)
+
+    def entry(self, parent: int, name: bytes) -> Node | None:
+        """The node of a name."""
+        row = self._execute("SELECT ino FROM dentry WHERE parent=? AND name=?", (parent, name)).fetchone()
+        return row and self.node(row[0])
+
+    def links(self, ino: int) -> list[Dentry]:
+        rows = self._execute("SELECT id, parent, name, ino, segment FROM dentry WHERE ino=?", (ino,))
+        return [Dentry(*row) for row in rows.fetchall()]
+
+    def children(self, parent: int, after: int, limit: int) -> list[tuple[Dentry, Node]]:
+        """Entries of a directory behind position `after`, in a stable order."""
+        rows = self._execute(
+            f"SELECT d.id, d.parent, d.name, d.ino, d.segment, {_N_NODE}"
+            " FROM dentry d JOIN node n ON n.ino=d.ino WHERE d.parent=? AND d.id>? ORDER BY d.id LIMIT ?",
+            (parent, after, limit),
+        ).fetchall()
+        get, keep = self.nodes.get, self._keep
+        return [(Dentry(*row[:5]), get(row[3]) or keep(Node(row[5:]))) for row in rows]
+
+    def has_children(self, parent: int) -> bool:
+        return self._execute("SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (parent,)).fetchone() is not None
+
+    def count_children(self, parent: int) -> int:
+        count: int = self._execute("SELECT count(*) FROM dentry WHERE parent=?", (parent,)).fetchone()[0]
+        return count
+
+    def insert_dentry(self, parent: int, name: bytes, ino: int, segment: str | None = None) -> None:
+        self._execute(
+            "INSERT INTO dentry(id, parent, name, ino, segment) VALUES(?,?,?,?,?)",
+            (self.new_id(), parent, name, ino, segment),
+        )
+
+    def delete_dentry(self, dentry_id: int) -> None:
+        self._execute("DELETE FROM dentry WHERE id=?", (dentry_id,))
+
+    # -- objects -----------------------------------------------------------------------------------
+
+    def object(self, key: str) -> Known | None:
+        row = self._execute(f"SELECT {_OBJECT} FROM object WHERE dir=? AND base=?", split_key(key)).fetchone()
+        return row and Known(*row)
+
+    def objects_with(self, cid: int) -> list[Known]:
+        """Objects that carry this content, those that stay first."""
+        rows = self._execute(f"SELECT {_OBJECT} FROM object WHERE cid=? ORDER BY stale != 0", (cid,))
+        return [Known(*row) for row in rows.fetchall()]
+
+    def objects_in(self, prefix: str, after: str = "", upto: str | None = None) -> list[Known]:
+        """Direct members of a prefix in (after, upto], by their last segment."""
+        if upto is None:
+            rows = self._execute(f"SELECT {_OBJECT} FROM object WHERE dir=? AND base>?", (prefix, after))
+        else:
+            rows = self._execute(
+                f"SELECT {_OBJECT} FROM object WHERE dir=? AND base>? AND base<=?", (prefix, after, upto)
+            )
+        return [Known(*row) for row in rows.fetchall()]
+
+    def put_object(self, known: Known) -> None:
+        self._execute(
+            "INSERT OR REPLACE INTO object(dir, base, etag, size, mtime_ns, cid, mid, stale)"
+            " VALUES(?,?,?,?,?,?,?,?)",
+            (
+                *split_key(known.key), known.etag, known.size, known.mtime_ns, known.cid, known.mid,
+                known.stale,
+            ),
+        )  # fmt: skip
+
+    def set_stale(self, key: str, when_ns: int) -> None:
+        """Say from when on an object may be deleted (0: not at all)."""
+        self._execute("UPDATE object SET stale=? WHERE dir=? AND base=?", (when_ns, *split_key(key)))
+
+    def park(self, key: str) -> None:
+        """A stale prefix waits until nothing is known below it; `drop_object` sees to that."""
+        self.set_stale(key, _PARKED)
+
+    def drop_object(self, key: str) -> None:
+        """Nothing is there any more, or nothing of ours."""
+        folder, base = split_key(key)
+        self._execute("DELETE FROM object WHERE dir=? AND base=?", (folder, base))
+        while folder:
+            if self._execute("SELECT 1 FROM object WHERE dir>=? AND dir<?", _below(folder)).fetchone():
+                return
+            self._execute(
+                "UPDATE object SET stale=1 WHERE dir=? AND base=? AND stale=?",
+                (*split_key(folder), _PARKED),
+            )
+            folder = split_key(folder)[0]
+
+    def stale_objects(self, now_ns: int, limit: int) -> list[Known]:
+        rows = self._execute(
+            f"SELECT {_OBJECT} FROM object WHERE stale != 0 AND stale <= ? ORDER BY stale LIMIT ?",
+            (now_ns, limit),
+        )
+        return [Known(*row) for row in rows.fetchall()]
+
+    def any_stale(self) -> bool:
+        return self._execute("SELECT 1 FROM object WHERE stale != 0 LIMIT 1").fetchone() is not None
+
+    def any_due(self) -> bool:
+        return self._execute("SELECT 1 FROM node WHERE due IS NOT NULL LIMIT 1").fetchone() is not None
+
+    def objects_below(self, prefix: str, *, stale: bool = False) -> Iterator[Known]:
+        """Everything known under a prefix, at any depth."""
+        rows = self._execute(
+            f"SELECT {_OBJECT} FROM object WHERE dir>=? AND dir<?" + (" AND stale != 0" if stale else ""),
+            _below(prefix),
+        )
+        return (Known(*row) for row in rows)
+
+    # -- intents, layers, conflicts ----------------------------------------------------------------
+
+    def put_intent(self, intent: Intent) -> None:
+        self._execute(
+            "INSERT OR REPLACE INTO intent(key, metadata, size, cid, mid, kind) VALUES(?,?,?,?,?,?)",
+            (intent.key, intent.metadata, intent.size, intent.cid, intent.mid, intent.kind),
+        )
+
+    def drop_intent(self, key: str) -> None:
+        self._execute("DELETE FROM intent WHERE key=?", (key,))
+
+    def intents(self) -> list[Intent]:
+        return [
+            Intent(*row)
+            for row in self._execute("SELECT key, metadata, size, cid, mid, kind FROM intent").fetchall()
+        ]
+
+    def layers(self, ino: int) -> list[tuple[int, int, int, bytes]]:
+        """(id, height, below, extents) of a node's layers, lowest first."""
+        return self._execute(
+            "SELECT id, height, below, extents FROM layer WHERE ino=? ORDER BY height", (ino,)
+        ).fetchall()
+
+    def layer_ids(self) -> list[int]:
+        return [row[0] for row in self._execute("SELECT id FROM layer").fetchall()]
+
+    def put_layer(self, layer_id: int, ino: int, height: int, below: int, extents: bytes) -> None:
+        self._execute(
+            "INSERT OR REPLACE INTO layer VALUES(?,?,?,?,?)", (layer_id, ino, height, below, extents)
+        )
+
+    def drop_layers(self, layer_ids: list[int]) -> None:
+        self._db.executemany("DELETE FROM layer WHERE id=?", [(layer_id,) for layer_id in layer_ids])
+
+    def add_conflict(self, ino: int) -> None:
+        self._execute("INSERT OR REPLACE INTO conflict VALUES(?, ?)", (ino, time.time_ns()))
+
+    def conflicts(self) -> list[int]:
+        return [row[0] for row in self._execute("SELECT ino FROM conflict ORDER BY time_ns").fetchall()]
+
+    # -- for status --------------------------------------------------------------------------------
+
+    def pending(self, limit: int) -> list[tuple[int, int]]:
+        """(ino, since) of nodes that the store does not match yet, oldest first."""
+        return self._execute(
+            "SELECT ino, coalesce(since, due) FROM node WHERE due IS NOT NULL ORDER BY 2 LIMIT ?", (limit,)
+        ).fetchall()
+
+    def count_pending(self) -> tuple[int, int]:
+        """(number of nodes and stale objects, bytes of the nodes' content that is not in the store)."""
+        nodes, size = self._execute(
+            "SELECT count(*), coalesce(sum(CASE WHEN cid != base_cid THEN size ELSE 0 END), 0)"
+            " FROM node WHERE due IS NOT NULL"
+        ).fetchone()
+        stale = self._execute("SELECT count(*) FROM object WHERE stale != 0").fetchone()[0]
+        return nodes + stale, size

@@ -1,0 +1,398 @@
+"""What others changed: directories are listed anew, and clean names follow the store.
+
+A listing that began before one of our own requests ended may not know of it, and a server may answer with
+an old one. So nothing that we put or delete ourselves meanwhile is believed from a listing, and whatever a
+listing tells of an object that we knew otherwise is confirmed by asking for the object itself. Nodes with
+changes of their own are left alone: their conditional upload finds out.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+import time
+from collections.abc import Iterable
+
+import trio
+
+from mountstore.aio import AsyncStore
+from mountstore.errors import NotFound, StoreError
+from mountstore.store import ObjectInfo, Page
+from mountstore.vfs.attrs import attrs_of
+from mountstore.vfs.content import BusyKeys
+from mountstore.vfs.index import Index
+from mountstore.vfs.options import VfsOptions
+from mountstore.vfs.rows import Dentry, Known, Node
+from mountstore.vfs.tree import Tree, fail
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000
+_HEADS = 16  # requests for attributes at once
+
+
+class Flight:
+    """One listing under way."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.progress = trio.Event()  # replaced at each page
+        self.pages = 0
+        self.error: Exception | None = None
+
+    def step(self) -> None:
+        self.pages += 1
+        self.progress.set()
+        self.progress = trio.Event()
+
+    def finish(self) -> None:
+        self.done.set()
+        self.progress.set()
+
+
+class Listing:
+    """Brings directories up to date; for the thread of the event loop alone."""
+
+    def __init__(
+        self, index: Index, tree: Tree, store: AsyncStore, options: VfsOptions, busy: BusyKeys
+    ) -> None:
+        self._index = index
+        self._tree = tree
+        self._store = store
+        self._ttl_ns = int(options.ttl_s * 1e9)
+        self._ask_attrs = options.attrs == "stored" and store.store.capabilities.metadata
+        self._busy = busy
+        self._flights: dict[int, Flight] = {}
+        self._clock = 0
+        self._touched: dict[str, int] = {}
+        self.nursery: trio.Nursery | None = None
+
+    # -- freshness ---------------------------------------------------------------------------------
+
+    def touch(self, key: str) -> None:
+        """We have changed this object: a listing that began before says nothing about it."""
+        self._clock += 1
+        if self._flights:
+            self._touched[key] = self._clock
+        elif self._touched:
+            self._touched.clear()
+
+    def valid_s(self, node: Node) -> float:
+        """For how long the listing of this directory still counts, in seconds."""
+        return max(0.0, (node.listed_ns + self._ttl_ns - time.time_ns()) / 1e9)
+
+    def is_fresh(self, node: Node) -> bool:
+        return node.listed_ns + self._ttl_ns > time.time_ns()
+
+    def expire(self, node: Node) -> None:
+        """The next look at this directory asks the store."""
+        node.listed_ns = min(node.listed_ns, 1)
+        self._index.save(node)
+
+    def start(self, node: Node) -> Flight:
+        """The listing of this directory that is under way, begun if there is none."""
+        flight = self._flights.get(node.ino)
+        if flight is None:
+            if self.nursery is None:
+                raise fail(errno.EAGAIN)
+            flight = self._flights[node.ino] = Flight()
+            self.nursery.start_soon(self._run, node, flight)
+        return flight
+
+    async def ensure(self, node: Node) -> None:
+        """Return when the directory's listing is fresh.
+
+        When the store cannot be asked, an older listing has to do. Raises StoreError if there is none.
+        """
+        if self.is_fresh(node) or node.nlink == 0:
+            return
+        flight = self.start(node)
+        await flight.done.wait()
+        if flight.error is not None and not node.listed_ns:
+            raise flight.error
+
+    async def ensure_name(self, node: Node, segment: str) -> None:
+        """Return when the store has been asked for one name: by listing, or alone if that is long."""
+        if self.is_fresh(node) or node.nlink == 0:
+            return
+        flight = self.start(node)
+        while not flight.done.is_set() and not flight.pages:
+            await flight.progress.wait()
+        if not flight.done.is_set():
+            await self._probe(node, segment)
+        elif flight.error is not None and not node.listed_ns:
+            raise flight.error
+
+    async def _probe(self, node: Node, segment: str) -> None:
+        prefix = node.prefix or ""
+        key = prefix + segment
+        clock = self._clock
+        info = (await self._heads([key])).get(key)
+        below = await self._store.list(key + "/", limit=1)
+        page = Page([info] if info else [], [key + "/"] if below.objects else [])
+        await self._merge(node, prefix, page, None, None, clock)
+
+    async def _run(self, node: Node, flight: Flight) -> None:
+        started = time.time_ns()
+        prefix = node.prefix if node.prefix is not None else ""
+        lower = ""
+        try:
+            clock = self._clock
+            async for page in self._store.pages(prefix, delimiter="/", limit=_PAGE):
+                upper = None
+                if page.after is not None:
+                    last = max(
+                        page.objects[-1].key.encode() if page.objects else b"",
+                        page.prefixes[-1].encode() if page.prefixes else b"",
+                    )
+                    upper = last.decode()[len(prefix) :]
+                await self._merge(node, prefix, page, lower, upper, clock)
+                lower = upper or ""
+                flight.step()
+                clock = self._clock
+            if node.nlink and node.prefix == prefix:
+                with self._index.transaction():
+                    node.listed_ns = started
+                    self._index.save(node)
+        except StoreError as error:
+            log.warning("cannot list %r: %s", prefix, error)
+            flight.error = error
+            if node.listed_ns:
+                # Not asked again at once by each look-up while the store is away.
+                node.listed_ns = max(node.listed_ns, time.time_ns() - self._ttl_ns + 1_000_000_000)
+        finally:
+            del self._flights[node.ino]
+            flight.finish()
+
+    # -- merging -----------------------------------------------------------------------------------
+
+    async def _merge(
+        self, node: Node, prefix: str, page: Page, lower: str | None, upper: str | None, clock: int
+    ) -> None:
+        """Take a page over; `lower` to `upper` is what it covers of the directory (None: only itself)."""
+        known = (
+            {k.key: k for k in self._index.objects_in(prefix, lower, upper)}
+            if lower is not None
+            else {k.key: k for key in _keys(page) if (k := self._index.object(key))}
+        )
+        ask: list[str] = []  # what must be asked for one by one
+        listed: set[str] = set(page.prefixes)
+        for info in page.objects:
+            listed.add(info.key)
+            old = known.get(info.key) or (self._index.object(prefix) if info.key == prefix else None)
+            if old is None or old.etag is None:
+                if self._ask_attrs:
+                    ask.append(info.key)
+            elif old.etag != info.etag:
+                ask.append(info.key)
+        if self._ask_attrs:
+            ask += [key for key in page.prefixes if key not in known]
+        missing = [key for key in known if key not in listed and lower is not None]
+        ask += [key for key in missing if not key.endswith("/")]
+        empty = [key for key in missing if key.endswith("/") and await self._is_empty(key)]
+        answers = await self._heads(ask)
+        if node.nlink == 0:
+            return
+        with self._index.transaction():
+            for key in page.prefixes:
+                if not self._doubtful(key, clock):
+                    self._found_prefix(node, key, answers)
+            for info in page.objects:
+                if not self._doubtful(info.key, clock):
+                    self._found_object(node, prefix, info, answers)
+            for key in missing:
+                if not self._doubtful(key, clock):
+                    if key.endswith("/"):
+                        if key in empty:
+                            self._lost_prefix(node, key)
+                    elif key in answers and answers[key] is None:
+                        self._lost_object(node, known[key])
+
+    def _doubtful(self, key: str, clock: int) -> bool:
+        return key in self._busy or self._touched.get(key, 0) > clock
+
+    async def _is_empty(self, key: str) -> bool:
+        return not (await self._store.list(key, limit=1)).objects
+
+    async def _heads(self, keys: Iterable[str]) -> dict[str, ObjectInfo | None]:
+        """Each object's attributes, or None where there is no such object."""
+        answers: dict[str, ObjectInfo | None] = {}
+        waiting = list(keys)
+        if not waiting:
+            return answers
+
+        async def ask() -> None:
+            while waiting:
+                key = waiting.pop()
+                try:
+                    answers[key] = await self._store.head(key)
+                except NotFound:
+                    answers[key] = None
+                except StoreError as error:
+                    log.warning("cannot read the attributes of %r: %s", key, error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_HEADS, len(waiting))):
+                nursery.start_soon(ask)
+        return answers
+
+    def _found_prefix(self, parent: Node, key: str, answers: dict[str, ObjectInfo | None]) -> None:
+        old = self._index.object(key)
+        if old is not None:
+            return  # known, or on its way out
+        segment = key[len(parent.prefix or "") : -1]
+        found = self._tree.find_segment(parent.ino, segment, want_dir=True)
+        if found is not None:
+            self._index.put_object(Known(key, None, 0, 0, 0, 0, 0))
+            return
+        known = Known(key, None, 0, 0, 0, self._index.new_id(), 0)
+        node = self._tree.adopt(parent, segment, known, is_dir=True)
+        if info := answers.get(key):
+            known = Known(key, info.etag, info.size, info.mtime_ns, 0, known.mid, 0)
+            self.apply(node, info)
+        elif key in answers:
+            node.known = 1
+        self._index.save(node)
+        self._index.put_object(known)
+
+    def _found_object(
+        self, parent: Node, prefix: str, info: ObjectInfo, answers: dict[str, ObjectInfo | None]
+    ) -> None:
+        key = info.key
+        if key in answers:
+            answer = answers[key]
+            if answer is None:
+                return  # gone already; the next listing settles it
+            info = answer
+        if key == prefix:
+            self._found_marker(parent, info)
+            return
+        old = self._index.object(key)
+        segment = key[len(prefix) :]
+        if old is not None and old.etag == info.etag:
+            return
+        if old is not None and key not in answers:
+            return  # not confirmed
+        found = self._tree.find_segment(parent.ino, segment, want_dir=False)
+        if found is not None:
+            node = found[1]
+            if old is None or old.stale or not node.is_clean or node.cid != old.cid:
+                return  # ours is newer: its upload is conditional and will meet this one
+            self._follow(parent, *found, info)
+            return
+        known = Known(key, info.etag, info.size, info.mtime_ns, self._index.new_id(), self._index.new_id(), 0)
+        if old is not None and not old.stale and self._index.users_of_content(old.cid):
+            return  # the source of a move: the reconciler deals with it
+        node = self._tree.adopt(parent, segment, known, is_dir=False)
+        self.apply(node, info)
+        self._index.save(node)
+        self._index.put_object(known)
+
+    def _follow(self, parent: Node, dentry: Dentry, node: Node, info: ObjectInfo) -> None:
+        """A clean file was replaced in the store."""
+        known = Known(
+            info.key, info.etag, info.size, info.mtime_ns, self._index.new_id(), self._index.new_id(), 0
+        )
+        self._index.put_object(known)
+        if node.opens or node.nlink > 1:
+            # Those who have it open keep the version that they opened.
+            segment = info.key[len(parent.prefix or "") :]
+            self._tree.disown(dentry, node)
+            node = self._tree.adopt(parent, segment, known, is_dir=False)
+        else:
+            node.cid = node.base_cid = known.cid
+            node.size = known.size
+            node.mid = known.mid
+            node.target = None
+            node.mtime_ns = node.ctime_ns = info.mtime_ns
+        self.apply(node, info)
+        self._index.save(node)
+
+    def _found_marker(self, node: Node, info: ObjectInfo) -> None:
+        old = self._index.object(info.key)
+        if old is not None and (old.etag == info.etag or old.stale):
+            return
+        mid = self._index.new_id()
+        if not node.known or (old is not None and old.mid == node.mid and node.due is None):
+            node.mid = mid
+            self.apply(node, info)
+        node.marker = 1
+        self._index.save(node)
+        self._index.put_object(Known(info.key, info.etag, info.size, info.mtime_ns, 0, mid, 0))
+
+    def apply(self, node: Node, info: ObjectInfo) -> None:
+        """Take over the attributes that an object carries, if they were asked for."""
+        if not node.is_dir:
+            node.mtime_ns = node.ctime_ns = node.atime_ns = info.mtime_ns
+        else:
+            node.marker = 1
+        if info.metadata is None:
+            return
+        attrs = attrs_of(info.metadata)
+        node.known = 1
+        if attrs.mode is not None:
+            kind = stat.S_IFMT(node.mode)
+            if not node.is_dir and stat.S_IFMT(attrs.mode) not in (0, stat.S_IFDIR):
+                kind = stat.S_IFMT(attrs.mode)
+            node.mode = kind | stat.S_IMODE(attrs.mode)
+        if attrs.uid is not None:
+            node.uid = attrs.uid
+        if attrs.gid is not None:
+            node.gid = attrs.gid
+        if attrs.rdev is not None:
+            node.rdev = attrs.rdev
+        if attrs.mtime_ns is not None:
+            node.atime_ns = node.mtime_ns = attrs.mtime_ns
+        if attrs.atime_ns is not None:
+            node.atime_ns = attrs.atime_ns
+        if attrs.ctime_ns is not None:
+            node.ctime_ns = attrs.ctime_ns
+
+    # -- losing ------------------------------------------------------------------------------------
+
+    def _lost_object(self, parent: Node, old: Known) -> None:
+        if self._index.object(old.key) != old:
+            return
+        self._index.drop_object(old.key)
+        found = self._tree.find_segment(parent.ino, old.key[len(parent.prefix or "") :], want_dir=False)
+        if found is None or old.stale:
+            return
+        dentry, node = found
+        if node.is_clean and node.cid == old.cid and node.due is None:
+            self._tree.disown(dentry, node)
+
+    def _lost_prefix(self, parent: Node, key: str) -> None:
+        old = self._index.object(key)
+        if old is None:
+            return
+        segment = key[len(parent.prefix or "") : -1]
+        found = self._tree.find_segment(parent.ino, segment, want_dir=True)
+        if old.stale or found is None:
+            self._index.drop_object(key)
+            return
+        dentry, node = found
+        if node.due is None and self._lost_below(node):
+            self._index.drop_object(key)
+            self._tree.disown(dentry, node)
+
+    def _lost_below(self, folder: Node) -> bool:
+        """Drop all clean names below a directory that the store has lost; whether nothing is left."""
+        empty = True
+        for dentry, node in self._index.children(folder.ino, 0, 1 << 40):
+            if node.is_dir:
+                if node.due is not None or not self._lost_below(node):
+                    empty = False
+                    continue
+                self._index.drop_object(self._tree.prefix_of(node.ino))
+            elif node.is_clean and node.due is None:
+                self._index.drop_object(self._tree.key_of(dentry))
+            else:
+                empty = False
+                continue
+            self._tree.disown(dentry, node)
+        return empty
+
+
+def _keys(page: Page) -> list[str]:
+    return [info.key for info in page.objects] + page.prefixes

@@ -1,0 +1,243 @@
+"""The reconciler: makes the store hold what the namespace says.
+
+State, not operations: a node that is due is compared with what `object` says of the keys that its names
+want. What differs is put, copied or given new metadata; a stale key that no name wants is deleted. So
+whatever happened in between, it costs what the difference costs, and a crash loses no order of things.
+
+crash after                 leaves                              the next start
+---------------------------  ----------------------------------  ----------------------------------------
+a write, before its flush    a layer without (all) its extents   drops the file, or keeps what was recorded
+the flush                    a due node with layers              uploads it
+the intent                   an intent, nothing in the store     finds no such object, uploads
+the put has landed           an intent, the object               recognises it as its own, records it
+the record of the put        files of dropped layers             removes them
+an unlink or rename          a stale object, a due node          deletes it, copies it
+the copy of a rename         both objects, an intent             recognises the copy, deletes the source
+the delete                   a stale object that is gone         deletes again, finds nothing, forgets it
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from mountstore.errors import MountstoreError, PreconditionFailed, StoreError, Unavailable
+from mountstore.vfs.content import BusyKeys, Stale
+from mountstore.vfs.index import Index
+from mountstore.vfs.options import VfsOptions
+from mountstore.vfs.rows import Node
+from mountstore.vfs.tree import Tree
+from mountstore.vfs.writeback import Blocked, Writeback
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S = (0.5, 1, 2, 4, 8, 15, 30)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Why a node or key could not be brought to the store, so far."""
+
+    attempts: int
+    error: str
+    exception: Exception
+
+
+class Reconciler:
+    """Brings the store into line with the index; for the thread of the event loop alone."""
+
+    def __init__(
+        self,
+        index: Index,
+        tree: Tree,
+        writeback: Writeback,
+        options: VfsOptions,
+        busy: BusyKeys,
+        concurrency: int,
+    ) -> None:
+        self._index = index
+        self._tree = tree
+        self._writeback = writeback
+        self._options = options
+        self._busy = busy
+        self._lanes = max(2, min(16, concurrency))
+        self._active: dict[int | str, trio.Event] = {}
+        self._wake = trio.Event()
+        self._progress = trio.Event()
+        self.trouble: dict[int | str, Trouble] = {}
+        self.last_error: str | None = None
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something has become due, or earlier than it was."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled; what is under way then is finished first."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                self._launch(nursery)
+                due = self._index.next_due()
+                wait_s = 3600.0 if due is None else max(0.0, (due - time.time_ns()) / 1e9)
+                if len(self._active) >= self._lanes or (wait_s == 0 and self._active):
+                    wait_s = 3600.0  # whoever ends wakes us
+                with trio.move_on_after(max(wait_s, 0.002)):
+                    await self._wake.wait()
+
+    def _launch(self, nursery: trio.Nursery) -> None:
+        now = time.time_ns()
+        room = self._lanes - len(self._active)
+        if room <= 0:
+            return
+        limit = room + len(self._active)
+        for ino in self._index.due_nodes(now, limit):
+            if ino not in self._active and len(self._active) < self._lanes:
+                self._begin(nursery, ino, self._node_step)
+        if len(self._active) >= self._lanes:
+            return
+        for known in self._index.stale_objects(now, limit):
+            if known.key not in self._active and len(self._active) < self._lanes:
+                self._begin(nursery, known.key, self._key_step)
+
+    def _begin(self, nursery: trio.Nursery, what: int | str, step: Callable[..., Awaitable[None]]) -> None:
+        self._active[what] = trio.Event()
+        nursery.start_soon(self._work, what, step)
+
+    async def _work(self, what: int | str, step: Callable[..., Awaitable[None]]) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                await step(what)
+        finally:
+            self._active.pop(what).set()
+            self._wake.set()
+            self._progress.set()
+            self._progress = trio.Event()
+
+    async def settle(self, node: Node) -> None:
+        """Return when the store holds this node as it is now. Raises the StoreError that prevents it."""
+        cid, mid = node.cid, node.mid
+        with trio.fail_after(self._options.fsync_timeout_s):
+            while node.nlink and node.due is not None and not self._is_settled(node, cid, mid):
+                if node.ino in self._active:
+                    await self._active[node.ino].wait()
+                    continue
+                self._active[node.ino] = trio.Event()
+                await self._work(node.ino, self._node_step)
+                trouble = self.trouble.get(node.ino)
+                if trouble is not None and not _passing(trouble.exception):
+                    raise trouble.exception
+                if trouble is not None:
+                    await trio.sleep(_BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
+
+    def _is_settled(self, node: Node, cid: int, mid: int) -> bool:
+        """Whether the store has this state of the node, or a later one, at each of its names."""
+        for dentry in self._index.links(node.ino):
+            if node.is_dir:
+                known = self._index.object(self._tree.prefix_of(node.ino))
+            else:
+                known = self._index.object(self._tree.key_of(dentry))
+            if known is None or known.mid < mid or (not node.is_dir and known.cid < cid):
+                return False
+        return True
+
+    async def settle_deletes(self, prefix: str) -> None:
+        """Return when no stale object is directly in this prefix."""
+        with trio.fail_after(self._options.fsync_timeout_s):
+            while stale := [k for k in self._index.objects_in(prefix) if k.stale and k.etag is not None]:
+                known = stale[0]
+                if known.key in self._active:
+                    await self._active[known.key].wait()
+                    continue
+                self._active[known.key] = trio.Event()
+                await self._work(known.key, self._key_step)
+                trouble = self.trouble.get(known.key)
+                if trouble is not None and not _passing(trouble.exception):
+                    raise trouble.exception
+                if known in self._index.objects_in(prefix):
+                    await trio.sleep(0.05)
+
+    async def drain(self) -> None:
+        """Return when the store has everything; tries for ever."""
+        while True:
+            # What fails keeps its own pace.
+            self._index.hasten(time.time_ns(), [ino for ino in self.trouble if isinstance(ino, int)])
+            self._wake.set()
+            if not self._active and not self._index.any_due() and not self._index.any_stale():
+                return
+            with trio.move_on_after(0.5):
+                await self._progress.wait()
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    async def _node_step(self, ino: int) -> None:
+        node = self._index.node(ino)
+        if node is None or node.due is None:
+            return
+        try:
+            if node.nlink == 0:
+                self._writeback.done(node)
+            elif node.is_dir:
+                await self._writeback.directory(node)
+            else:
+                await self._writeback.file(node)
+            self.trouble.pop(ino, None)
+        except Blocked:
+            self._writeback.postpone(node, 0.05)
+        except (MountstoreError, OSError) as error:
+            trouble = self._note(ino, error, self._tree.path_of(ino))
+            self._writeback.postpone(node, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
+
+    async def _key_step(self, key: str) -> None:
+        known = self._index.object(key)
+        if known is None or not known.stale:
+            return
+        try:
+            await self._writeback.delete(known)
+            self.trouble.pop(key, None)
+        except Blocked:
+            self._key_later(key, 0.1)
+        except (MountstoreError, OSError) as error:
+            trouble = self._note(key, error, key)
+            self._key_later(key, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
+
+    def _note(self, what: int | str, error: Exception, name: str) -> Trouble:
+        attempts = self.trouble[what].attempts + 1 if what in self.trouble else 1
+        self.last_error = f"{name}: {error}"
+        log.warning("%r is not in the store yet (attempt %d): %s", name, attempts, error)
+        self.trouble[what] = trouble = Trouble(attempts, str(error), error)
+        return trouble
+
+    def _key_later(self, key: str, seconds: float) -> None:
+        with self._index.transaction():
+            self._index.set_stale(key, time.time_ns() + int(seconds * 1e9))
+
+    # -- after a crash -----------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Find out what became of requests whose answers were never recorded; tries for ever."""
+        intents = self._index.intents()
+        for intent in intents:
+            self._busy.take(intent.key)
+        for intent in intents:
+            attempt = 0
+            while True:
+                try:
+                    await self._writeback.recover(intent)
+                    self._busy.give(intent.key)
+                    break
+                except StoreError as error:
+                    self.last_error = f"{intent.key}: {error}"
+                    log.warning("cannot find out about %r yet: %s", intent.key, error)
+                    await trio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                    attempt += 1
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the same may work in a while without anybody doing anything."""
+    return isinstance(error, (Unavailable, PreconditionFailed, Stale))

@@ -1,0 +1,604 @@
+"""The verbs of a POSIX file system over one store, for one event loop, knowing nothing of FUSE.
+
+Inodes are numbers, names are bytes, errors are OSError (POSIX) or StoreError (the store). What a verb
+acknowledges is in the index or in the staging folder and survives the death of the process; what `fsync`
+acknowledges is in the store, or with `fsync="local"` survives the loss of power here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from mountstore.aio import AsyncStore
+from mountstore.errors import MountError
+from mountstore.store import Data, ObjectStore
+from mountstore.vfs.blocks import Readahead
+from mountstore.vfs.content import BusyKeys, Content
+from mountstore.vfs.index import Index
+from mountstore.vfs.listing import Flight, Listing
+from mountstore.vfs.names import NAME_MAX, segment_of_name
+from mountstore.vfs.options import VfsOptions
+from mountstore.vfs.reconcile import Reconciler
+from mountstore.vfs.rows import ROOT_INO, Dentry, Node
+from mountstore.vfs.staging import Staging
+from mountstore.vfs.status import Pending, Status
+from mountstore.vfs.tree import Tree, fail
+from mountstore.vfs.writeback import Writeback
+
+_SAVE_S = 1.0  # how often what is being written to open files is recorded
+_SYMLINK_MAX = 4095
+_BATCH = 128  # directory entries read from the index at once
+
+
+class Handle:
+    """An open file."""
+
+    __slots__ = ("node", "readable", "readahead", "writable")
+
+    def __init__(self, node: Node, flags: int) -> None:
+        self.node = node
+        self.readahead = Readahead()
+        access = flags & os.O_ACCMODE
+        self.writable = access != os.O_RDONLY
+        self.readable = access != os.O_WRONLY
+
+
+class DirHandle:
+    """An open directory."""
+
+    __slots__ = ("flight", "listed", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.flight: Flight | None = None  # the listing that this handle reads along with
+        self.listed = False  # whether the listing was made fresh for this handle
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The attributes to set; None leaves one as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+class Vfs:
+    """One store as a tree of files; everything but the constructor runs in one trio event loop."""
+
+    def __init__(self, store: ObjectStore, state_dir: Path, options: VfsOptions, *, name: str) -> None:
+        """Open the state directory (locked by the caller) and recover from a crash.
+
+        Raises MountError if the state is not this store's or of a newer version, OSError of the disk.
+        """
+        self.options = options
+        self.name = name
+        self._store = AsyncStore(store)
+        self._index = Index(state_dir / "index.sqlite")
+        self._staging = Staging(state_dir / "staging")
+        self._busy = BusyKeys()
+        self._content = Content(self._index, self._staging, self._store, self._busy, options.journal_size)
+        capabilities = store.capabilities
+        self._tree = Tree(
+            self._index,
+            self._content,
+            options,
+            max_key_bytes=capabilities.max_key_bytes,
+            max_segment_bytes=capabilities.max_segment_bytes,
+        )
+        self._listing = Listing(self._index, self._tree, self._store, options, self._busy)
+        self._writeback = Writeback(
+            self._index, self._tree, self._content, self._listing, self._store, options, self._busy
+        )
+        self._reconciler = Reconciler(
+            self._index, self._tree, self._writeback, options, self._busy, capabilities.concurrency
+        )
+        self._handles: dict[int, Handle | DirHandle] = {}
+        self._next_handle = 1
+        self._lookups: dict[int, int] = {}
+        self._unsaved: set[Node] = set()
+        self._check_identity()
+        self._recover()
+
+    def _check_identity(self) -> None:
+        stored = self._index.get_meta("store")
+        if stored is None:
+            self._index.set_meta("store", self.name)
+        elif stored != self.name:
+            raise MountError(f"this state directory belongs to {stored}, not to {self.name}: give another")
+
+    def _recover(self) -> None:
+        now = time.time_ns()
+        with self._index.transaction():
+            if self._index.node(ROOT_INO) is None:
+                root = self._tree.new_node(
+                    stat.S_IFDIR | self.options.dir_mode, self.options.uid, self.options.gid, now
+                )
+                root.ino, root.nlink, root.prefix = ROOT_INO, 2, ""
+                self._index.insert_node(root)
+            for node in self._index.unlinked():
+                # Open when the process died; nobody has it open any more.
+                self._index.drop_layers([row[0] for row in self._index.layers(node.ino)])
+                self._index.drop_node(node)
+            self._index.hasten(now, ())
+        self._staging.remove_unknown(set(self._index.layer_ids()))
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The work in the background, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._listing.nursery = nursery
+            self._content.blocks.nursery = nursery
+            nursery.start_soon(self._reconciler.recover)
+            nursery.start_soon(self._reconciler.run)
+            nursery.start_soon(self._save_often)
+            task_status.started()
+
+    async def _save_often(self) -> None:
+        while True:
+            await trio.sleep(_SAVE_S)
+            self._save_all()
+
+    def _save_all(self) -> None:
+        for node in list(self._unsaved):
+            self._save(node)
+
+    def disconnect(self) -> None:
+        """The mount is gone: nobody has anything open any more."""
+        for number, handle in list(self._handles.items()):
+            if isinstance(handle, Handle):
+                self.release(number)
+            else:
+                self.releasedir(number)
+
+    async def drain(self) -> None:
+        """Return when the store has everything; never gives up."""
+        self._save_all()
+        await self._reconciler.drain()
+
+    def close(self) -> None:
+        """Record everything and close the index; no task may run any more."""
+        self._save_all()
+        self._index.close()
+
+    def status(self) -> Status:
+        """What is pending, and why."""
+        count, size = self._index.count_pending()
+        pending = [self._pending(ino, since) for ino, since in self._index.pending(1000)]
+        for known in self._index.stale_objects(1 << 62, 1000 - len(pending)):
+            trouble = self._reconciler.trouble.get(known.key)
+            pending.append(
+                Pending(
+                    known.key,
+                    "delete",
+                    0,
+                    known.stale,
+                    trouble.attempts if trouble else 0,
+                    trouble.error if trouble else None,
+                    "error" if trouble else "waiting",
+                )
+            )
+        conflicts = [self._tree.path_of(ino) for ino in self._index.conflicts()]
+        return Status(
+            pending=pending,
+            pending_count=count,
+            pending_bytes=size,
+            conflicts=[path for path in conflicts if path.startswith("/")],
+            requests=dict(getattr(self._store.store, "requests", {})),
+            open_files=sum(isinstance(handle, Handle) for handle in self._handles.values()),
+            staged_bytes=self._content.staged_bytes(),
+            uploaded_count=self._writeback.uploaded_count,
+            uploaded_bytes=self._writeback.uploaded_bytes,
+            last_error=self._reconciler.last_error,
+        )
+
+    def _pending(self, ino: int, since: int) -> Pending:
+        node = self._node(ino)
+        trouble = self._reconciler.trouble.get(ino)
+        uploading = ino in self._writeback.uploading
+        return Pending(
+            path=self._tree.path_of(ino),
+            what="attributes" if node.is_dir else "copy" if node.is_clean and node.base_cid else "upload",
+            bytes=0 if node.is_dir or node.is_clean else node.size,
+            since_ns=since,
+            attempts=trouble.attempts if trouble else 0,
+            error=trouble.error if trouble else None,
+            state="uploading" if uploading else "error" if trouble else "waiting",
+        )
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def _node(self, ino: int) -> Node:
+        node = self._index.node(ino)
+        if node is None:
+            raise fail(errno.ESTALE)
+        return node
+
+    def _dir(self, ino: int) -> Node:
+        node = self._node(ino)
+        if not node.is_dir:
+            raise fail(errno.ENOTDIR)
+        return node
+
+    def _writable(self) -> None:
+        if self.options.read_only:
+            raise fail(errno.EROFS)
+
+    def _save(self, node: Node) -> None:
+        if node.unsaved:
+            with self._index.transaction():
+                self._content.save(node)
+                self._index.save(node)
+        self._unsaved.discard(node)
+
+    def remember(self, node: Node) -> None:
+        """The kernel holds one more reference to this node."""
+        self._lookups[node.ino] = self._lookups.get(node.ino, 0) + 1
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel holds so many references less."""
+        left = self._lookups.get(ino, 0) - count
+        if left > 0:
+            self._lookups[ino] = left
+            return
+        self._lookups.pop(ino, None)
+        node = self._index.nodes.get(ino)
+        if node is not None and node.nlink == 0 and not node.opens:
+            self._purge(node)
+
+    def _purge(self, node: Node) -> None:
+        with self._index.transaction():
+            gone = [] if node.is_dir else self._tree.forget_content(node)
+            self._index.drop_node(node)
+        self._content.remove(gone)
+        self._unsaved.discard(node)
+        self._reconciler.wake()
+
+    def _removed(self, node: Node) -> None:
+        if node.nlink == 0 and not node.opens:
+            self._unsaved.discard(node)
+            if node.ino not in self._lookups:
+                self._purge(node)
+        self._reconciler.wake()
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def getattr(self, ino: int) -> Node:
+        """The node itself; its attributes are always current."""
+        return self._node(ino)
+
+    async def lookup(self, parent_ino: int, name: bytes) -> tuple[Node | None, float]:
+        """(the node of a name or None, for how many seconds this counts)."""
+        parent = self._dir(parent_ino)
+        if len(name) > NAME_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        if name == b"..":
+            links = self._index.links(parent_ino)
+            return self._node(links[0].parent if links else ROOT_INO), 0.0
+        if name == b".":
+            return parent, 0.0
+        if not self._listing.is_fresh(parent):
+            await self._listing.ensure_name(parent, segment_of_name(name))
+        return self._index.entry(parent_ino, name), self._listing.valid_s(parent)
+
+    def valid_s(self, node: Node) -> float:
+        """For how many seconds the attributes of this node count."""
+        return self.options.ttl_s
+
+    async def readlink(self, ino: int) -> bytes:
+        """The target of a symlink."""
+        node = self._node(ino)
+        if not stat.S_ISLNK(node.mode):
+            raise fail(errno.EINVAL)
+        if node.target is None:
+            target = bytes(await self._content.read(node, 0, min(node.size, _SYMLINK_MAX)))
+            with self._index.transaction():
+                node.target = target
+                self._index.save(node)
+        return node.target or b""
+
+    # -- directories -------------------------------------------------------------------------------
+
+    def opendir(self, ino: int) -> int:
+        return self._new_handle(DirHandle(self._dir(ino)))
+
+    async def readdir(self, handle: int, after: int) -> tuple[list[tuple[Dentry, Node]], float]:
+        """(entries behind a position, `.` and `..` left out; for how many seconds they count).
+
+        No entries: the end. A long listing is passed on page by page as it comes from the store.
+        """
+        folder = self._handles[handle]
+        assert isinstance(folder, DirHandle)
+        node = folder.node
+        if not folder.listed and node.nlink and folder.flight is None:
+            if self._listing.is_fresh(node):
+                folder.listed = True
+            else:
+                folder.flight = self._listing.start(node)
+                if node.listed_ns and self._index.has_children(node.ino):
+                    # What we know is older than allowed: nothing is shown before it is confirmed.
+                    await folder.flight.done.wait()
+        while True:
+            batch = self._index.children(node.ino, after, _BATCH)
+            if batch or folder.flight is None:
+                return batch, self._listing.valid_s(node)
+            if folder.flight.done.is_set():
+                error = folder.flight.error
+                folder.flight, folder.listed = None, True
+                if error is not None and not node.listed_ns:
+                    raise error
+                continue
+            await folder.flight.progress.wait()
+
+    def releasedir(self, handle: int) -> None:
+        del self._handles[handle]
+
+    # -- making and removing names -----------------------------------------------------------------
+
+    async def _listed(self, parent_ino: int, name: bytes | None = None) -> Node:
+        parent = self._dir(parent_ino)
+        if not self._listing.is_fresh(parent):
+            if name is None:
+                await self._listing.ensure(parent)
+            else:
+                await self._listing.ensure_name(parent, segment_of_name(name))
+        return parent
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Node:
+        self._writable()
+        folder = await self._listed(parent, name)
+        return self._made(self._tree.create(folder, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid))
+
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
+        self._writable()
+        folder = await self._listed(parent, name)
+        return self._made(self._tree.create(folder, name, mode, uid, gid, rdev=rdev))
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Node:
+        self._writable()
+        if len(target) > _SYMLINK_MAX:
+            raise fail(errno.ENAMETOOLONG)
+        folder = await self._listed(parent, name)
+        return self._made(self._tree.create(folder, name, stat.S_IFLNK | 0o777, uid, gid, target=target))
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int
+    ) -> tuple[Node, int]:
+        """Make a file and open it."""
+        self._writable()
+        folder = await self._listed(parent, name)
+        node = self._tree.create(folder, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, writers=1)
+        node.opens = 1
+        return node, self._new_handle(Handle(node, (flags & ~os.O_ACCMODE) | os.O_RDWR))
+
+    def _made(self, node: Node) -> Node:
+        self._reconciler.wake()
+        return node
+
+    async def link(self, ino: int, parent: int, name: bytes) -> Node:
+        self._writable()
+        folder = await self._listed(parent, name)
+        node = self._node(ino)
+        self._tree.link(node, folder, name)
+        return self._made(node)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        self._writable()
+        folder = await self._listed(parent, name)
+        self._removed(self._tree.unlink(folder, name))
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        self._writable()
+        folder = await self._listed(parent, name)
+        node = self._index.entry(parent, name)
+        if node is not None and node.is_dir:
+            await self._listed(node.ino)
+        self._removed(self._tree.rmdir(folder, name))
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        self._writable()
+        folder = await self._listed(parent, name)
+        new_folder = await self._listed(new_parent, new_name)
+        target = self._index.entry(new_parent, new_name)
+        if target is not None and target.is_dir:
+            await self._listed(target.ino)
+        _, replaced = self._tree.rename(folder, name, new_folder, new_name, flags)
+        if replaced is not None:
+            self._removed(replaced)
+        self._reconciler.wake()
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    async def setattr(self, ino: int, changes: Changes) -> Node:
+        """Set what is given. Raises EISDIR, EINVAL, EROFS, ENOSPC."""
+        self._writable()
+        node = self._node(ino)
+        now = time.time_ns()
+        trim = False
+        if changes.size is not None and changes.size != node.size:
+            if not stat.S_ISREG(node.mode):
+                raise fail(errno.EISDIR if node.is_dir else errno.EINVAL)
+            trim = changes.size < node.size
+            self._content.truncate(node, changes.size)
+            self._tree.changed_content(node)
+        elif changes.size is not None:
+            node.mtime_ns = now
+        if changes.mode is not None:
+            node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode)
+        if changes.uid is not None:
+            node.uid = changes.uid
+        if changes.gid is not None:
+            node.gid = changes.gid
+        if changes.atime_ns is not None:
+            node.atime_ns = changes.atime_ns
+        if changes.mtime_ns is not None:
+            node.mtime_ns = changes.mtime_ns
+        self._tree.changed_attrs(node, now)
+        if node.writers and not node.is_clean:
+            self._postpone(node)
+        with self._index.transaction():
+            self._content.save(node)
+            self._index.save(node)
+        if trim:
+            self._content.trim(node)
+        self._reconciler.wake()
+        return node
+
+    def _postpone(self, node: Node) -> None:
+        """A file that is being written waits for its end, or for the checkpoint."""
+        if node.since is not None:
+            node.due = max(node.due or 0, node.since + int(self.options.checkpoint_s * 1e9))
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _new_handle(self, handle: Handle | DirHandle) -> int:
+        number = self._next_handle
+        self._next_handle += 1
+        self._handles[number] = handle
+        return number
+
+    def _file(self, handle: int) -> Handle:
+        file = self._handles[handle]
+        assert isinstance(file, Handle)
+        return file
+
+    def node_of(self, handle: int) -> Node:
+        """The node that a handle has open."""
+        return self._handles[handle].node
+
+    async def open(self, ino: int, flags: int) -> int:
+        node = self._node(ino)
+        if node.is_dir:
+            raise fail(errno.EISDIR)
+        handle = Handle(node, flags)
+        if handle.writable:
+            self._writable()
+        if flags & os.O_TRUNC and handle.writable and node.size:
+            await self.setattr(ino, Changes(size=0))
+        node.opens += 1
+        node.writers += handle.writable
+        return self._new_handle(handle)
+
+    def read_now(self, handle: int, offset: int, size: int) -> Data | None:
+        """The bytes, if nothing has to be waited for."""
+        file = self._file(handle)
+        node = file.node
+        stop = min(offset + size, node.size)
+        if offset >= stop:
+            return b""
+        data = self._content.read_now(node, offset, stop)
+        if data is not None and node.is_clean:
+            window = file.readahead.note(offset, stop)
+            self._content.blocks.ahead(node.base_cid, stop, window, node.size)
+        return data
+
+    async def read(self, handle: int, offset: int, size: int) -> Data:
+        """Up to `size` bytes; fewer only at the end. Raises Stale, StoreError."""
+        data = self.read_now(handle, offset, size)
+        if data is None:
+            file = self._file(handle)
+            data = await self._content.read(file.node, offset, offset + size, file.readahead)
+        return data
+
+    async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
+        """Put bytes into the journal. Raises ENOSPC, EFBIG; then nothing was written."""
+        node = self._file(handle).node
+        if offset + len(data) >= 1 << 62:
+            raise fail(errno.EFBIG)
+        self._content.write(node, offset, data)
+        self._tree.changed_content(node)
+        if not node.unsaved:
+            node.unsaved = True
+            self._unsaved.add(node)
+        return len(data)
+
+    def flush(self, handle: int) -> None:
+        """What was written survives the death of the process."""
+        self._save(self._file(handle).node)
+
+    async def fsync(self, handle: int) -> None:
+        """What was written is in the store, or with fsync="local" survives the loss of power here."""
+        node = self._file(handle).node
+        self._save(node)
+        if self.options.fsync == "local":
+            self._sync_local(node)
+        elif node.nlink:
+            await self._reconciler.settle(node)
+
+    def _sync_local(self, node: Node) -> None:
+        self._content.sync(node)
+        self._index.sync()
+
+    async def fsyncdir(self, handle: int) -> None:
+        """The names of a directory are in the store, or survive the loss of power here."""
+        folder = self._handles[handle].node
+        if self.options.fsync == "local":
+            self._index.sync()
+            return
+        if folder.nlink == 0:
+            return
+        for _, child in self._index.children(folder.ino, 0, 1 << 40):
+            if child.due is not None and (child.is_dir or not child.writers):
+                await self._reconciler.settle(child)
+        if folder.due is not None:
+            await self._reconciler.settle(folder)
+        await self._reconciler.settle_deletes(self._tree.prefix_of(folder.ino))
+
+    def release(self, handle: int) -> None:
+        file = self._handles.pop(handle)
+        assert isinstance(file, Handle)
+        node = file.node
+        node.opens -= 1
+        node.writers -= file.writable
+        if node.nlink == 0:
+            if not node.opens:
+                self._unsaved.discard(node)
+                with self._index.transaction():
+                    gone = self._tree.forget_content(node)
+                    self._index.save(node)
+                self._content.remove(gone)
+                self._removed(node)
+            return
+        if file.writable and not node.writers and node.due is not None:
+            # It need not wait for the checkpoint any more.
+            delay_ns = int(self.options.upload_delay_s * 1e9)
+            self._tree.want(node, delay_ns)
+            with self._index.transaction():
+                self._content.save(node)
+                self._index.save(node)
+            self._unsaved.discard(node)
+            self._reconciler.wake()
+        if not node.opens:
+            self._content.release(node)
+
+    # -- the file system ---------------------------------------------------------------------------
+
+    def statfs(self) -> dict[str, Any]:
+        """Sizes for statvfs(3): a store has no size, so there is always plenty."""
+        plenty = 1 << 50
+        return {
+            "f_bsize": 1 << 20,
+            "f_frsize": 4096,
+            "f_blocks": plenty >> 12,
+            "f_bfree": plenty >> 12,
+            "f_bavail": plenty >> 12,
+            "f_files": 1 << 40,
+            "f_ffree": 1 << 40,
+            "f_favail": 1 << 40,
+            "f_namemax": 255,
+        }

@@ -1,0 +1,186 @@
+"""SIGKILL of the daemon loses nothing that was acknowledged, and the next mount goes on by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.mount import writer
+from tests.mount.cases import LONG, S3_SERVERS, S3Case, StoreCase, make_case
+from tests.mount.mounting import Mount, Mounts
+from tests.mount.proxy import Proxy, Request, proxied
+from tests.mount.waiting import wait_until
+
+KILLS = dict.fromkeys([*S3_SERVERS, "sqlite", "file"], 100) if LONG else {"versitygw": 25, "sqlite": 25}
+
+
+def kept_more_than(proxy: Proxy, count: int) -> bool:
+    return proxy.kept > count
+
+
+def files_in(case: StoreCase) -> dict[str, int]:
+    """Size by key, without directory markers."""
+    return {key: size for key, size in case.keys().items() if not key.endswith("/")}
+
+
+def work_until_killed(mount: Mount, journal: Path, seed: int, after_s: float) -> None:
+    """Let the writer work, and kill the daemon under it `after_s` after its first step."""
+    words = [sys.executable, str(writer.__file__), str(mount.root), str(journal), str(seed)]
+    errors = journal.with_suffix(".errors")
+    with open(errors, "wb") as stderr, subprocess.Popen(words, stderr=stderr) as process:
+        killer = threading.Timer(after_s, mount.kill_only)
+        try:
+            wait_until("the writer has begun", lambda: journal.exists() and journal.stat().st_size > 0)
+            killer.start()
+            process.wait(timeout=60)
+        finally:
+            killer.cancel()
+            with contextlib.suppress(RuntimeError):  # it was never started
+                killer.join()
+            mount.kill()
+            process.kill()
+    said = errors.read_text()
+    # Whatever the writer met was the death of the daemon, never an error while it lived.
+    assert process.returncode == 3, said
+    dead = ["Transport endpoint is not connected", "Software caused connection abort", "Input/output error"]
+    assert any(word in said for word in dead), said
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.xdist_group(f"kills-{kind}")) for kind in KILLS]
+)
+def test_kills_at_random_moments_lose_nothing(
+    kind: str, request: pytest.FixtureRequest, base: Path, mounts: Mounts
+) -> None:
+    case = make_case(kind, request, base)
+    mount = mounts(case, start=False, limit_s=120)
+    first_seed = int(os.environ.get("MOUNTSTORE_TEST_SEED", "1"))
+    model = writer.Model()
+    pending_at = []
+    for number in range(KILLS[kind]):
+        seed = first_seed * 1000 + number
+        chance = random.Random(seed)
+        print(f"kill {number}, seed {seed}, after {model.steps} steps")
+        mount.start()
+        model.verify(mount.root)
+        journal = base / f"journal-{number}"
+        work_until_killed(mount, journal, seed, chance.uniform(0.02, 0.5))
+        before = model.steps
+        model.read(journal)
+        if files_in(case) != {name: len(data) for name, data in model.files.items()}:
+            pending_at.append(number)
+        print(f"  {model.steps - before} steps, {len(model.files)} files, under way: {model.under_way}")
+    assert model.steps > 10 * KILLS[kind], "the writer hardly worked"
+    assert pending_at, "nothing was pending at any kill: this has shown nothing"
+    mount.start()
+    model.verify(mount.root)
+    assert mount.status()["conflicts"] == []
+    mount.umount()
+    assert files_in(case) == {name: len(data) for name, data in model.files.items()}
+    assert {key: case.read(key) for key in model.files} == model.files
+    mount.remount(fresh_state=True)
+    model.verify(mount.root)
+    mount.umount()
+
+
+@pytest.mark.parametrize("kind", S3_SERVERS)
+def test_the_next_mount_finishes_the_uploads(
+    kind: str, request: pytest.FixtureRequest, base: Path, mounts: Mounts
+) -> None:
+    """Closed, killed while every upload is held back, mounted again: the store gets it all, untouched."""
+    case = make_case(kind, request, base)
+    with proxied(case.env["AWS_ENDPOINT_URL"]) as proxy:
+        mount = mounts(case, env={**case.env, "AWS_ENDPOINT_URL": proxy.endpoint})
+        proxy.go.clear()
+        wanted = {f"folder/{number}": os.urandom(number * 10_000) for number in range(20)}
+        (mount.root / "folder").mkdir()
+        for name, data in wanted.items():
+            (mount.root / name).write_bytes(data)
+        wait_until("an upload is held back", lambda: proxy.waiting > 0)
+        mount.kill()
+        assert files_in(case) == {}
+        proxy.fault = lambda seen: "refuse"  # what was held back dies with its daemon
+        proxy.go.set()
+        wait_until("what was held back is gone", lambda: proxy.waiting == 0)
+        proxy.fault = lambda seen: None
+        assert files_in(case) == {}
+        mount.start()
+        wait_until("the store has all", lambda: files_in(case) == {n: len(d) for n, d in wanted.items()})
+        assert {key: case.read(key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["alive", "killed"])
+def test_an_upload_whose_reply_is_lost_is_no_conflict(
+    killed: bool, bucket_case: S3Case, mounts: Mounts
+) -> None:
+    """The PUT landed, nobody heard of it: it is recognised as ours, not as a stranger's."""
+    case = bucket_case
+    with proxied(case.env["AWS_ENDPOINT_URL"]) as proxy:
+        mount = mounts(case, env={**case.env, "AWS_ENDPOINT_URL": proxy.endpoint})
+        for text in ["first", "second"]:
+
+            def fault(seen: Request) -> str | None:
+                if seen.method != "PUT" or seen.key != "file" or proxy.faults % 2:
+                    return None
+                return "keep the reply" if killed else "lose the reply"
+
+            before = proxy.kept
+            proxy.fault = fault
+            proxy.faults = 0
+            (mount.root / "file").write_text(text)
+            if killed:
+                wait_until("the upload has landed", partial(kept_more_than, proxy, before))
+                assert case.read("file") == text.encode()
+                mount.kill()
+                mount.start()
+            mount.sync()
+            assert proxy.faults == 1, "the fault has not fired"
+            assert files_in(case) == {"file": len(text)}
+            assert case.read("file") == text.encode()
+            assert os.listdir(mount.root) == ["file"]
+            assert mount.status()["conflicts"] == []
+
+
+@pytest.mark.parametrize("how", ["refuse", "503"])
+def test_an_outage_of_the_store(how: str, bucket_case: S3Case, mounts: Mounts) -> None:
+    """While the store is away, work goes on and is told of as pending; when it is back, all goes up."""
+    case = bucket_case
+    with proxied(case.env["AWS_ENDPOINT_URL"]) as proxy:
+        mount = mounts(case, env={**case.env, "AWS_ENDPOINT_URL": proxy.endpoint})
+        (mount.root / "before").write_text("before")
+        mount.sync()
+        proxy.fault = lambda seen: how
+        (mount.root / "during").write_text("during")
+        (mount.root / "before").write_text("changed")
+        wait_until("the fault has fired", lambda: proxy.faults > 0)
+        assert (mount.root / "during").read_text() == "during"
+        assert (mount.root / "before").read_text() == "changed"
+        status = mount.status()
+        assert sorted(one["path"].lstrip("/") for one in status["pending"]) == ["before", "during"]
+        assert status["pending_count"] == 2
+        assert files_in(case) == {"before": 6}
+        mount.kill()
+        proxy.fault = lambda seen: None
+        mount.start()
+        wait_until("the store has all", lambda: files_in(case) == {"before": 7, "during": 6}, timeout_s=90)
+
+
+def test_a_dead_mount_point_can_be_mounted_again(store_case: StoreCase, mounts: Mounts) -> None:
+    """The daemon was killed and its mount is left over: `mount` goes on there, or umount takes it away."""
+    mount = mounts(store_case)
+    (mount.root / "file").write_text("content")
+    mount.kill_only()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(mount.root)
+    mount.start()
+    assert (mount.root / "file").read_text() == "content"
+    mount.umount()
+    assert store_case.read("file") == b"content"
