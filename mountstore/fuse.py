@@ -106,7 +106,7 @@ class FuseOperations(pyfuse3.Operations):
     @_answer
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext | None) -> pyfuse3.EntryAttributes:
         node = self._vfs.getattr(inode)
-        return self._attributes(node, self._vfs.valid_s(node))
+        return self._attributes(node, self._vfs.attr_valid_s())
 
     @_answer
     async def setattr(
@@ -126,7 +126,7 @@ class FuseOperations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         node = await self._vfs.setattr(inode, changes)
-        return self._attributes(node, self._vfs.valid_s(node))
+        return self._attributes(node, self._vfs.attr_valid_s())
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class FuseOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         node = await self._vfs.mkdir(parent_inode, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._entry(node, self._vfs.valid_s(node))
+        return self._entry(node, self._vfs.valid_s(parent_inode))
 
     @_answer
     async def mknod(
@@ -164,14 +164,14 @@ class FuseOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         mode = stat.S_IFMT(mode) | (stat.S_IMODE(mode) & ~ctx.umask)
         node = await self._vfs.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid)
-        return self._entry(node, self._vfs.valid_s(node))
+        return self._entry(node, self._vfs.valid_s(parent_inode))
 
     @_answer
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         node = await self._vfs.symlink(parent_inode, name, target, ctx.uid, ctx.gid)
-        return self._entry(node, self._vfs.valid_s(node))
+        return self._entry(node, self._vfs.valid_s(parent_inode))
 
     @_answer
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
@@ -182,7 +182,7 @@ class FuseOperations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         node = await self._vfs.link(inode, new_parent_inode, new_name)
-        return self._entry(node, self._vfs.valid_s(node))
+        return self._entry(node, self._vfs.valid_s(new_parent_inode))
 
     @_answer
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -250,7 +250,7 @@ class FuseOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         node, handle = await self._vfs.create(parent_inode, name, mode & ~ctx.umask, flags, ctx.uid, ctx.gid)
-        return pyfuse3.FileInfo(fh=handle), self._entry(node, self._vfs.valid_s(node))
+        return pyfuse3.FileInfo(fh=handle), self._entry(node, self._vfs.valid_s(parent_inode))
 
     @_answer
     async def read(self, fh: int, off: int, size: int) -> bytes:

@@ -89,9 +89,7 @@ class ObjectStore(ABC):
         """Everything about the object but its content. Raises NotFound."""
 
     @abstractmethod
-    def get(
-        self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None
-    ) -> Data:
+    def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
         """Bytes [start, stop) of one version of the object; to its end if stop is None or beyond it.
 
         A `start` at the end gives b"", beyond it InvalidRange. Negative positions are InvalidRange.
@@ -121,9 +119,7 @@ class ObjectStore(ABC):
         """Remove the object. Raises NotFound (unless missing_ok), PreconditionFailed."""
 
     @abstractmethod
-    def list(
-        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000
-    ) -> Page:
+    def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
         """One page of the keys that start with `prefix`, in key order, at most `limit` entries.
 
         With a delimiter, keys that hold it behind the prefix are grouped into `Page.prefixes`. Entries

@@ -209,9 +209,7 @@ def moto() -> Iterator[S3Server]:
 
 
 @contextlib.contextmanager
-def _running(
-    name: str, command: Callable[[int, Path], list[str]], region: str = ""
-) -> Iterator[S3Server]:
+def _running(name: str, command: Callable[[int, Path], list[str]], region: str = "") -> Iterator[S3Server]:
     with tempfile.TemporaryDirectory(prefix=f"mountstore-{name}-", ignore_cleanup_errors=True) as scratch:
         data, log = Path(scratch) / "data", Path(scratch) / "log"
         data.mkdir()

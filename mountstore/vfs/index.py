@@ -18,10 +18,11 @@ survive the loss of power.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,20 +124,27 @@ class Index:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All changes inside are committed together, or none is, in the file and in the nodes."""
+        """All changes inside are committed together, or none is, in the file and in the nodes.
+
+        Raises OSError ENOSPC when the disk is full, EIO when it fails.
+        """
         if self._depth:
             yield
             return
         self._depth = 1
         self._touched.clear()
-        self._execute("BEGIN IMMEDIATE")
         try:
+            self._execute("BEGIN IMMEDIATE")
             yield
             self._execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._execute("ROLLBACK")
             self._reload(self._touched)
+            if isinstance(error, sqlite3.Error):
+                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+                code = errno.ENOSPC if full else errno.EIO
+                raise OSError(code, f"the index cannot be written: {error}") from error
             raise
         finally:
             self._depth = 0
@@ -243,14 +251,16 @@ class Index:
         ).fetchall()
         return [row[0] for row in rows]
 
-    def next_due(self) -> int | None:
-        """When the next node or stale object is due, wall clock in ns."""
-        row = self._execute(
-            "SELECT min(due) FROM (SELECT min(due) AS due FROM node WHERE due IS NOT NULL"
-            " UNION ALL SELECT min(stale) FROM object WHERE stale != 0)"
-        ).fetchone()
-        due: int | None = row[0]
-        return due
+    def next_due(self, active: Collection[int | str]) -> int | None:
+        """When the next node or stale object is due that is not among these, wall clock in ns."""
+        limit = len(active) + 1
+        rows = self._execute(
+            "SELECT * FROM (SELECT ino, due FROM node WHERE due IS NOT NULL ORDER BY due LIMIT ?)"
+            " UNION ALL"
+            " SELECT * FROM (SELECT dir || base, stale FROM object WHERE stale != 0 ORDER BY stale LIMIT ?)",
+            (limit, limit),
+        )
+        return min((due for what, due in rows if what not in active), default=None)
 
     def hasten(self, now_ns: int, but: Sequence[int]) -> None:
         """Make due now what would wait for longer than a second, but for these nodes."""

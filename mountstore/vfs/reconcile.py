@@ -35,6 +35,7 @@ from mountstore.vfs.writeback import Blocked, Writeback
 
 log = logging.getLogger(__name__)
 
+_PAUSE_S = 1.0
 _BACKOFF_S = (0.5, 1, 2, 4, 8, 15, 30)
 
 
@@ -68,6 +69,7 @@ class Reconciler:
         self._active: dict[int | str, trio.Event] = {}
         self._wake = trio.Event()
         self._progress = trio.Event()
+        self._paused_until = 0.0
         self.trouble: dict[int | str, Trouble] = {}
         self.last_error: str | None = None
 
@@ -83,17 +85,18 @@ class Reconciler:
             while True:
                 self._wake = trio.Event()
                 self._launch(nursery)
-                due = self._index.next_due()
+                due = self._index.next_due(self._active)
                 wait_s = 3600.0 if due is None else max(0.0, (due - time.time_ns()) / 1e9)
-                if len(self._active) >= self._lanes or (wait_s == 0 and self._active):
+                if len(self._active) >= self._lanes:
                     wait_s = 3600.0  # whoever ends wakes us
-                with trio.move_on_after(max(wait_s, 0.002)):
+                wait_s = max(min(wait_s, 3600.0), 0.002, self._paused_until - trio.current_time())
+                with trio.move_on_after(wait_s):
                     await self._wake.wait()
 
     def _launch(self, nursery: trio.Nursery) -> None:
         now = time.time_ns()
         room = self._lanes - len(self._active)
-        if room <= 0:
+        if room <= 0 or trio.current_time() < self._paused_until:
             return
         limit = room + len(self._active)
         for ino in self._index.due_nodes(now, limit):
@@ -113,6 +116,11 @@ class Reconciler:
         try:
             with trio.CancelScope(shield=True):
                 await step(what)
+        except OSError as error:
+            # The index itself cannot be written: nothing can be recorded, so nothing more is begun for now.
+            log.error("%s", error)
+            self.last_error = str(error)
+            self._paused_until = trio.current_time() + _PAUSE_S
         finally:
             self._active.pop(what).set()
             self._wake.set()

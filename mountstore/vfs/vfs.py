@@ -294,9 +294,14 @@ class Vfs:
             await self._listing.ensure_name(parent, segment_of_name(name))
         return self._index.entry(parent_ino, name), self._listing.valid_s(parent)
 
-    def valid_s(self, node: Node) -> float:
-        """For how many seconds the attributes of this node count."""
-        return self.options.ttl_s
+    def valid_s(self, parent_ino: int) -> float:
+        """For how many seconds the names of this directory count."""
+        parent = self._index.node(parent_ino)
+        return self._listing.valid_s(parent) if parent is not None else 0.0
+
+    def attr_valid_s(self) -> float:
+        """For how many seconds attributes count that were asked for without their name."""
+        return min(1.0, self.options.ttl_s)
 
     async def readlink(self, ino: int) -> bytes:
         """The target of a symlink."""
@@ -377,9 +382,12 @@ class Vfs:
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int
     ) -> tuple[Node, int]:
-        """Make a file and open it."""
+        """Make a file and open it, or without O_EXCL open the one that is there."""
         self._writable()
         folder = await self._listed(parent, name)
+        there = self._index.entry(parent, name)
+        if there is not None and not flags & os.O_EXCL:
+            return there, await self.open(there.ino, flags)
         node = self._tree.create(folder, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, writers=1)
         node.opens = 1
         return node, self._new_handle(Handle(node, (flags & ~os.O_ACCMODE) | os.O_RDWR))

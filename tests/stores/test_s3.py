@@ -63,7 +63,6 @@ class TestVersitygw(FileServerConformance):
         # It lists keys unencoded, in XML, which has no control characters; and a folder holds no data.
         return not NOT_XML.search(key) and not key.endswith("/") and super().can_hold(store, key)
 
-
     KEYS = [key for key in PersistentStoreConformance.KEYS if not NOT_XML.search(key)]  # noqa: RUF012
     key_characters = "ab/-0.\u00e9\ufffd\U0001f600"
 

@@ -38,8 +38,9 @@ MIB = 1 << 20
 class LossyProxy(socketserver.ThreadingTCPServer):
     """Passes HTTP requests on, one a connection, and does to each what the next of `faults` says.
 
-    "pass": nothing; "lose reply": the server does it, and nobody hears of it; "busy": the server never sees it, and 503
-    with a Retry-After is the answer; "cut": half of the answer. `(fault, method)` waits for this method.
+    "pass": nothing; "lose reply": the server does it, and nobody hears of it; "busy": the server never
+    sees it, and 503 with a Retry-After is the answer; "cut": the answer's end is missing. A pair
+    (fault, method) waits for a request of this method.
     """
 
     daemon_threads = True
@@ -137,14 +138,15 @@ def test_somebody_elses_put_is_a_conflict_though_an_answer_was_lost(
 
 def test_it_tries_again(versitygw: S3Server, proxy: LossyProxy) -> None:
     with opened(versitygw, versitygw.new_bucket(), endpoint=proxy.url) as store:
-        for method, call in [
+        calls: list[tuple[str, Callable[[], object]]] = [
             ("PUT", lambda: store.put("k", b"x" * 1000)),
             ("GET", lambda: store.get("k")),
             ("GET", lambda: store.get("k", 2, 5)),
             ("HEAD", lambda: store.head("k")),
             ("GET", lambda: list(store.keys())),
             ("DELETE", lambda: store.delete("k")),
-        ]:
+        ]
+        for method, call in calls:
             for fault in ("busy", "lose reply", "cut") if method == "GET" else ("busy", "lose reply"):
                 if not store.exists("k"):
                     store.put("k", b"x" * 1000)

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import builtins
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from mountstore.backends.s3 import listing, multipart, objects, probe
-from mountstore.backends.s3.account import Account
-from mountstore.backends.s3.bodies import RESERVED, Bodies, Miss, user_metadata
+from mountstore.backends.s3 import listing, multipart, objects
+from mountstore.backends.s3.bodies import RESERVED, Miss, user_metadata
+from mountstore.backends.s3.core import BucketCore
 from mountstore.backends.s3.faults import PreconditionAfterRetry
-from mountstore.backends.s3.keys import MAX_KEY_BYTES, Shape, check_key, exact_in_obstore, shapes
+from mountstore.backends.s3.keys import Shape, check_key, exact_in_obstore, shapes
 from mountstore.backends.s3.listing import quoted_etag
-from mountstore.backends.s3.wire import Patience, Wire
 from mountstore.errors import (
-    InvalidKey,
     InvalidRange,
     NotFound,
     PreconditionFailed,
     Unsupported,
 )
-from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
+from mountstore.store import Data, ObjectInfo, Page, check_conditions
 
 MIB = 1 << 20
 
 
-class BucketStore(ObjectStore):
+class BucketStore(BucketCore):
     """The objects of a bucket whose keys begin with `prefix` (taken as it is: no slash is added).
 
     Credentials, region and endpoint are found as boto3 finds them (environment, profiles, SSO, web
@@ -50,86 +45,6 @@ class BucketStore(ObjectStore):
     does not honour conditions at the end of a multipart upload, the object is looked at just before.
     """
 
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        endpoint: str | None = None,
-        region: str | None = None,
-        profile: str | None = None,
-        anonymous: bool = False,
-        client: Any = None,
-        addressing_style: str | None = None,
-        part_bytes: int = 8 * MIB,
-        uploads: int = 4,
-        copy_threshold_bytes: int = 5 << 30,
-        copy_part_bytes: int = 512 * MIB,
-        connect_timeout_s: float = 5.0,
-        read_timeout_s: float = 30.0,
-        retry_deadline_s: float = 60.0,
-        connections: int = 32,
-    ) -> None:
-        self.bucket = bucket
-        self.prefix = prefix
-        self._account = Account(
-            bucket,
-            endpoint=endpoint,
-            region=region,
-            profile=profile,
-            anonymous=anonymous,
-            addressing_style=addressing_style,
-            client=client,
-        )
-        self._patience = Patience(connect_timeout_s, read_timeout_s, retry_deadline_s)
-        self._wire = Wire(self._account, self._patience, connections=connections)
-        self._part_bytes = part_bytes
-        self._copy_threshold_bytes = copy_threshold_bytes
-        self._copy_part_bytes = copy_part_bytes
-        self._pool = ThreadPoolExecutor(uploads, thread_name_prefix="mountstore-s3")
-        self._lock = threading.Lock()
-        self._bodies_made: Bodies | None = None
-        self._profile: probe.Profile | None = None
-        self._etags_are_md5 = True
-
-    def __repr__(self) -> str:
-        return f"BucketStore({self.bucket!r}, {self.prefix!r})"
-
-    # -- what the server can do -------------------------------------------------------------------
-
-    def check(self, deadline_s: float = 5.0) -> None:
-        """See that the bucket is there, reachable and may be listed. Raises NoSuchBucket, AccessDenied,
-        Unavailable, each in one clear line, within about `deadline_s` and the connect time-out."""
-        listing.fetch(self._wire, self.prefix, "", "", 2, deadline_s=deadline_s)
-
-    def probe(self) -> probe.Profile:
-        """What this server honours and holds: tried once a bucket and process, with small objects."""
-        if self._profile is None:
-            self._profile = probe.profile(self._wire, self.prefix)
-            self._bodies_made = None
-        return self._profile
-
-    @cached_property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]  # found out when first read
-        """Probes the server when it is first looked at."""
-        known = self.probe()
-        return Capabilities(
-            writable=known.writable,
-            conditional_put=known.conditional_put,
-            conditional_get=known.conditional_get,
-            conditional_delete=known.conditional_delete,
-            server_copy=True,
-            max_metadata_bytes=objects.MAX_METADATA_BYTES - (11 if known.names_count_whole else 0),
-            max_key_bytes=MAX_KEY_BYTES - len(self.prefix.encode()),
-            max_segment_bytes=255 if known.writable and Shape.LONG_SEGMENT in known.unheld else None,
-            concurrency=32,
-        )
-
-    @property
-    def requests(self) -> dict[str, int]:
-        """How many requests were sent so far, by kind: GET, HEAD, PUT, COPY, DELETE, LIST, POST."""
-        return self._wire.requests
-
     # -- reading ----------------------------------------------------------------------------------
 
     def head(self, key: str) -> ObjectInfo:
@@ -149,9 +64,7 @@ class BucketStore(ObjectStore):
             user_metadata(result),
         )
 
-    def get(
-        self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None
-    ) -> Data:
+    def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
         if start < 0 or (stop is not None and stop < start):
             raise InvalidRange(f"[{start}, {stop}) is no range", key=key)
         if if_match is not None and not self.probe().conditional_get:
@@ -297,10 +210,6 @@ class BucketStore(ObjectStore):
             raise PreconditionFailed(f"{key!r} is not what was expected: somebody else was first", key=key)
         return info.etag or ""
 
-    def _checked(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-        known = self._profile
-        return objects.checked_metadata(key, metadata, known is not None and known.names_count_whole)
-
     # -- deleting ---------------------------------------------------------------------------------
 
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
@@ -397,9 +306,7 @@ class BucketStore(ObjectStore):
 
     # -- listing ----------------------------------------------------------------------------------
 
-    def list(
-        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000
-    ) -> Page:
+    def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
         begin, behind = self.prefix + prefix, self.prefix + after if after else ""
         return self._page(listing.page(self._wire, begin, delimiter, behind, max(1, limit)))
 
@@ -424,74 +331,3 @@ class BucketStore(ObjectStore):
             [name[cut:] for name in page.prefixes if len(name) > cut],
             page.after[cut:] if page.after else None,
         )
-
-    # -- URLs -------------------------------------------------------------------------------------
-
-    def presigned_get(self, key: str, expires_s: int = 3600) -> str:
-        """A URL that lets whoever holds it GET this object for so long (S3 allows seven days)."""
-        return self._presigned("GET", key, self._to_read(key), expires_s)
-
-    def presigned_put(self, key: str, expires_s: int = 3600) -> str:
-        """A URL that lets whoever holds it PUT this object, without metadata, for so long."""
-        return self._presigned("PUT", key, self._to_write(key), expires_s)
-
-    def _presigned(self, method: str, key: str, whole: str, expires_s: int) -> str:
-        if not 1 <= expires_s <= 604_800:
-            raise Unsupported(f"a presigned URL lasts 1 to 604800 seconds, not {expires_s}", key=key)
-        url = self._wire.presigned(method, whole, expires_s)
-        if url is None:
-            raise Unsupported("an anonymous store cannot sign URLs", key=key)
-        return url
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._wire.close()
-
-    # -- inner ------------------------------------------------------------------------------------
-
-    def _to_read(self, key: str) -> str:
-        """The whole key; NotFound where this server would take it for another one."""
-        whole = self.prefix + key
-        check_key(key, whole)
-        found = shapes(whole)
-        if found:
-            known = self._profile
-            if known is not None and known.writable:
-                if not found.isdisjoint(known.unheld):
-                    raise NotFound(key=key)
-            elif not probe.exists_exactly(self._wire, whole):
-                raise NotFound(key=key)
-        return whole
-
-    def _to_write(self, key: str) -> str:
-        """The whole key; InvalidKey where this server cannot hold it, or would take it for another one."""
-        whole = self.prefix + key
-        check_key(key, whole)
-        found = shapes(whole)
-        if found:
-            known = self.probe()
-            bad = sorted(found & known.unheld) if known.writable else []
-            if bad:
-                raise InvalidKey(f"this server cannot hold {key!r}: it has {bad[0]}", key=key)
-        return whole
-
-    @property
-    def _signed_bodies(self) -> bool:
-        site, known = self._wire.site, self._profile
-        trusted = known is not None and known.checksums
-        return not (trusted and (site.scheme == "https" or site.loopback))
-
-    @property
-    def _bodies(self) -> Bodies:
-        made = self._bodies_made
-        if made is None or made.site is not self._wire.site:
-            with self._lock:
-                made = self._bodies_made = Bodies(
-                    self._account,
-                    self._wire.site,
-                    self._patience,
-                    self._wire.count,
-                    signed_bodies=self._signed_bodies,
-                    checksums=self._profile is not None and self._profile.checksums,
-                )
-        return made

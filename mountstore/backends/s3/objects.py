@@ -166,9 +166,7 @@ def put(
     return quoted_etag(reply.headers["etag"])
 
 
-def copy(
-    wire: Wire, source: str, source_etag: str, whole: str, key: str, headers: Mapping[str, str]
-) -> str:
+def copy(wire: Wire, source: str, source_etag: str, whole: str, key: str, headers: Mapping[str, str]) -> str:
     """Have the server copy this version, with these headers and no other; the new etag."""
     reply = wire.request(
         "COPY",
