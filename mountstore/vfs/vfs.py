@@ -12,54 +12,16 @@ import os
 import stat
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import trio
-
-from mountstore.aio import AsyncStore
-from mountstore.errors import MountError
-from mountstore.store import Data, ObjectStore
-from mountstore.vfs.blocks import Readahead
-from mountstore.vfs.content import BusyKeys, Content
-from mountstore.vfs.index import Index
-from mountstore.vfs.listing import Flight, Listing
+from mountstore.store import Data
+from mountstore.vfs.assembly import Assembly, DirHandle, Handle
 from mountstore.vfs.names import NAME_MAX, segment_of_name
-from mountstore.vfs.options import VfsOptions
-from mountstore.vfs.reconcile import Reconciler
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
-from mountstore.vfs.staging import Staging
-from mountstore.vfs.status import Pending, Status
-from mountstore.vfs.tree import Tree, fail
-from mountstore.vfs.writeback import Writeback
+from mountstore.vfs.tree import fail
 
-_SAVE_S = 1.0  # how often what is being written to open files is recorded
 _SYMLINK_MAX = 4095
 _BATCH = 128  # directory entries read from the index at once
-
-
-class Handle:
-    """An open file."""
-
-    __slots__ = ("node", "readable", "readahead", "writable")
-
-    def __init__(self, node: Node, flags: int) -> None:
-        self.node = node
-        self.readahead = Readahead()
-        access = flags & os.O_ACCMODE
-        self.writable = access != os.O_RDONLY
-        self.readable = access != os.O_WRONLY
-
-
-class DirHandle:
-    """An open directory."""
-
-    __slots__ = ("flight", "listed", "node")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.flight: Flight | None = None  # the listing that this handle reads along with
-        self.listed = False  # whether the listing was made fresh for this handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,157 +37,10 @@ class Changes:
     ctime_ns: int | None = None
 
 
-class Vfs:
+class Vfs(Assembly):
     """One store as a tree of files; everything but the constructor runs in one trio event loop."""
 
-    def __init__(self, store: ObjectStore, state_dir: Path, options: VfsOptions, *, name: str) -> None:
-        """Open the state directory (locked by the caller) and recover from a crash.
-
-        Raises MountError if the state is not this store's or of a newer version, OSError of the disk.
-        """
-        self.options = options
-        self.name = name
-        self._store = AsyncStore(store)
-        self._index = Index(state_dir / "index.sqlite")
-        self._staging = Staging(state_dir / "staging")
-        self._busy = BusyKeys()
-        self._content = Content(self._index, self._staging, self._store, self._busy, options.journal_size)
-        capabilities = store.capabilities
-        self._tree = Tree(
-            self._index,
-            self._content,
-            options,
-            max_key_bytes=capabilities.max_key_bytes,
-            max_segment_bytes=capabilities.max_segment_bytes,
-        )
-        self._listing = Listing(self._index, self._tree, self._store, options, self._busy)
-        self._writeback = Writeback(
-            self._index, self._tree, self._content, self._listing, self._store, options, self._busy
-        )
-        self._reconciler = Reconciler(
-            self._index, self._tree, self._writeback, options, self._busy, capabilities.concurrency
-        )
-        self._handles: dict[int, Handle | DirHandle] = {}
-        self._next_handle = 1
-        self._lookups: dict[int, int] = {}
-        self._unsaved: set[Node] = set()
-        self._check_identity()
-        self._recover()
-
-    def _check_identity(self) -> None:
-        stored = self._index.get_meta("store")
-        if stored is None:
-            self._index.set_meta("store", self.name)
-        elif stored != self.name:
-            raise MountError(f"this state directory belongs to {stored}, not to {self.name}: give another")
-
-    def _recover(self) -> None:
-        now = time.time_ns()
-        with self._index.transaction():
-            if self._index.node(ROOT_INO) is None:
-                root = self._tree.new_node(
-                    stat.S_IFDIR | self.options.dir_mode, self.options.uid, self.options.gid, now
-                )
-                root.ino, root.nlink, root.prefix = ROOT_INO, 2, ""
-                self._index.insert_node(root)
-            for node in self._index.unlinked():
-                # Open when the process died; nobody has it open any more.
-                self._index.drop_layers([row[0] for row in self._index.layers(node.ino)])
-                self._index.drop_node(node)
-            self._index.hasten(now, ())
-        self._staging.remove_unknown(set(self._index.layer_ids()))
-
-    # -- life --------------------------------------------------------------------------------------
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The work in the background, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._listing.nursery = nursery
-            self._content.blocks.nursery = nursery
-            nursery.start_soon(self._reconciler.recover)
-            nursery.start_soon(self._reconciler.run)
-            nursery.start_soon(self._save_often)
-            task_status.started()
-
-    async def _save_often(self) -> None:
-        while True:
-            await trio.sleep(_SAVE_S)
-            self._save_all()
-
-    def _save_all(self) -> None:
-        for node in list(self._unsaved):
-            self._save(node)
-
-    def disconnect(self) -> None:
-        """The mount is gone: nobody has anything open any more."""
-        for number, handle in list(self._handles.items()):
-            if isinstance(handle, Handle):
-                self.release(number)
-            else:
-                self.releasedir(number)
-
-    async def drain(self) -> None:
-        """Return when the store has everything; never gives up."""
-        self._save_all()
-        await self._reconciler.drain()
-
-    def close(self) -> None:
-        """Record everything and close the index; no task may run any more."""
-        self._save_all()
-        self._index.close()
-
-    def status(self) -> Status:
-        """What is pending, and why."""
-        count, size = self._index.count_pending()
-        pending = [self._pending(ino, since) for ino, since in self._index.pending(1000)]
-        for known in self._index.stale_objects(1 << 62, 1000 - len(pending)):
-            trouble = self._reconciler.trouble.get(known.key)
-            pending.append(
-                Pending(
-                    known.key,
-                    "delete",
-                    0,
-                    known.stale,
-                    trouble.attempts if trouble else 0,
-                    trouble.error if trouble else None,
-                    "error" if trouble else "waiting",
-                )
-            )
-        conflicts = [self._tree.path_of(ino) for ino in self._index.conflicts()]
-        return Status(
-            pending=pending,
-            pending_count=count,
-            pending_bytes=size,
-            conflicts=[path for path in conflicts if path.startswith("/")],
-            requests=dict(getattr(self._store.store, "requests", {})),
-            open_files=sum(isinstance(handle, Handle) for handle in self._handles.values()),
-            staged_bytes=self._content.staged_bytes(),
-            uploaded_count=self._writeback.uploaded_count,
-            uploaded_bytes=self._writeback.uploaded_bytes,
-            last_error=self._reconciler.last_error,
-        )
-
-    def _pending(self, ino: int, since: int) -> Pending:
-        node = self._node(ino)
-        trouble = self._reconciler.trouble.get(ino)
-        uploading = ino in self._writeback.uploading
-        return Pending(
-            path=self._tree.path_of(ino),
-            what="attributes" if node.is_dir else "copy" if node.is_clean and node.base_cid else "upload",
-            bytes=0 if node.is_dir or node.is_clean else node.size,
-            since_ns=since,
-            attempts=trouble.attempts if trouble else 0,
-            error=trouble.error if trouble else None,
-            state="uploading" if uploading else "error" if trouble else "waiting",
-        )
-
     # -- nodes -------------------------------------------------------------------------------------
-
-    def _node(self, ino: int) -> Node:
-        node = self._index.node(ino)
-        if node is None:
-            raise fail(errno.ESTALE)
-        return node
 
     def _dir(self, ino: int) -> Node:
         node = self._node(ino)
@@ -236,13 +51,6 @@ class Vfs:
     def _writable(self) -> None:
         if self.options.read_only:
             raise fail(errno.EROFS)
-
-    def _save(self, node: Node) -> None:
-        if node.unsaved:
-            with self._index.transaction():
-                self._content.save(node)
-                self._index.save(node)
-        self._unsaved.discard(node)
 
     def remember(self, node: Node) -> None:
         """The kernel holds one more reference to this node."""
@@ -258,21 +66,6 @@ class Vfs:
         node = self._index.nodes.get(ino)
         if node is not None and node.nlink == 0 and not node.opens:
             self._purge(node)
-
-    def _purge(self, node: Node) -> None:
-        with self._index.transaction():
-            gone = [] if node.is_dir else self._tree.forget_content(node)
-            self._index.drop_node(node)
-        self._content.remove(gone)
-        self._unsaved.discard(node)
-        self._reconciler.wake()
-
-    def _removed(self, node: Node) -> None:
-        if node.nlink == 0 and not node.opens:
-            self._unsaved.discard(node)
-            if node.ino not in self._lookups:
-                self._purge(node)
-        self._reconciler.wake()
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -347,9 +140,6 @@ class Vfs:
                     raise error
                 continue
             await folder.flight.progress.wait()
-
-    def releasedir(self, handle: int) -> None:
-        del self._handles[handle]
 
     # -- making and removing names -----------------------------------------------------------------
 
@@ -474,12 +264,6 @@ class Vfs:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def _new_handle(self, handle: Handle | DirHandle) -> int:
-        number = self._next_handle
-        self._next_handle += 1
-        self._handles[number] = handle
-        return number
-
     def _file(self, handle: int) -> Handle:
         file = self._handles[handle]
         assert isinstance(file, Handle)
@@ -566,33 +350,6 @@ class Vfs:
         if folder.due is not None:
             await self._reconciler.settle(folder)
         await self._reconciler.settle_deletes(self._tree.prefix_of(folder.ino))
-
-    def release(self, handle: int) -> None:
-        file = self._handles.pop(handle)
-        assert isinstance(file, Handle)
-        node = file.node
-        node.opens -= 1
-        node.writers -= file.writable
-        if node.nlink == 0:
-            if not node.opens:
-                self._unsaved.discard(node)
-                with self._index.transaction():
-                    gone = self._tree.forget_content(node)
-                    self._index.save(node)
-                self._content.remove(gone)
-                self._removed(node)
-            return
-        if file.writable and not node.writers and node.due is not None:
-            # It need not wait for the checkpoint any more.
-            delay_ns = int(self.options.upload_delay_s * 1e9)
-            self._tree.want(node, delay_ns)
-            with self._index.transaction():
-                self._content.save(node)
-                self._index.save(node)
-            self._unsaved.discard(node)
-            self._reconciler.wake()
-        if not node.opens:
-            self._content.release(node)
 
     # -- the file system ---------------------------------------------------------------------------
 

@@ -358,6 +358,15 @@ def test_a_merging_server_never_gets_the_key(versitygw: S3Server) -> None:
         assert list(store.keys()) == ["x/y"]
 
 
+@pytest.mark.parametrize("key", ["k", "k/"])
+def test_content_that_looks_like_an_error(moto: S3Server, key: str) -> None:
+    body = b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>"
+    with opened(moto, moto.new_bucket()) as store:
+        store.put(key, body)
+        assert bytes(store.get(key)) == body
+        assert bytes(store.get(key, 21)) == body[21:]
+
+
 def test_requests_are_counted(versitygw: S3Server) -> None:
     with opened(versitygw, versitygw.new_bucket()) as store:
         store.put("k", b"1")

@@ -116,7 +116,8 @@ class Wire:
                 )
             else:
                 # CopyObject and CompleteMultipartUpload may say 200 first and report an error then.
-                if reply.status < 300 and b"<Error>" not in reply.body[:300]:
+                late = kind in ("COPY", "POST") and b"<Error>" in reply.body[:300]
+                if reply.status < 300 and not late:
                     return reply
                 status = reply.status if reply.status >= 300 else 500
                 fault = parse_fault(status, reply.body, reply.headers.get("x-amz-bucket-region", ""))

@@ -1,0 +1,145 @@
+"""The store that every subject of a run uses: one server, one bucket, a folder for each subject."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mountstore.errors import StoreError, UsageError
+from mountstore.registry import open_store, parse, redact
+from mountstore.store import ObjectStore
+from scripts.benchmarks import latency
+from scripts.benchmarks.inputs import Inputs
+from tests import servers
+
+LISTING = "listing"
+SERVERS = {"versitygw": servers.versitygw, "minio": servers.minio}
+KINDS = (*SERVERS, "sqlite", "file", "memory")
+BOUND = ("setpriv", "--pdeathsig", "TERM", "--")
+"""Before a command: it is asked to end when we end, however we do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store as everybody is told of it. `truth` goes to it directly, never through added latency.
+
+    `bucket`, `prefix` and `endpoint` are for S3. `truth` is None for `memory:`, which nobody can share.
+    """
+
+    name: str
+    url: str
+    env: Mapping[str, str] = field(repr=False)
+    truth: ObjectStore | None = field(repr=False)
+    bucket: str = ""
+    prefix: str = ""
+    endpoint: str = ""
+
+    @property
+    def is_s3(self) -> bool:
+        return bool(self.bucket)
+
+
+@contextlib.contextmanager
+def open_place(store: str, latency_ms: float, folder: Path, unique: str) -> Iterator[Place]:
+    """The place that `--store` names, empty; taken away, or emptied of what is ours, at the end."""
+    if latency_ms and store not in SERVERS and not store.startswith("s3:"):
+        raise UsageError("--latency goes through a TCP proxy, which only an S3 server can stand behind")
+    with contextlib.ExitStack() as stack:
+        if store in SERVERS:
+            server = stack.enter_context(SERVERS[store]())
+            os.environ.update({k: v for k, v in server.env().items() if k != "AWS_ENDPOINT_URL"})
+            os.environ.pop("AWS_ENDPOINT_URL", None)
+            place = _s3(stack, store, server.new_bucket(), "", server.endpoint, latency_ms, "")
+        elif store in KINDS:
+            urls = {"memory": "memory:", "sqlite": f"sqlite://{folder / 'store.sqlite'}"}
+            if store == "file":
+                (folder / "store").mkdir()
+            url = urls.get(store, f"file://{folder / 'store'}")
+            truth = None if store == "memory" else stack.enter_context(open_store(url))
+            place = Place(store, url, {}, truth)
+        elif ":" not in store:
+            raise UsageError(f"--store is one of {', '.join(KINDS)}, or a URL; {store!r} is neither")
+        else:
+            place = _given(stack, store, latency_ms, unique)
+        yield place
+
+
+def _given(stack: contextlib.ExitStack, url: str, latency_ms: float, unique: str) -> Place:
+    parsed = parse(url)
+    if parsed.scheme != "s3":
+        truth = stack.enter_context(open_store(url))
+        if truth.list(limit=1).objects:
+            raise UsageError(f"{redact(url)} is not empty; give a store that may be filled and emptied")
+        stack.callback(_empty, truth, "")
+        return Place(redact(url), url, {}, truth)
+    bucket = parsed.netloc or ""
+    path = (parsed.query.get("prefix") or (parsed.path or "")).strip("/")
+    prefix = f"{path}/bench-{unique}".lstrip("/")
+    endpoint = parsed.query.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
+    more = "".join(f"&{k}={v}" for k, v in parsed.query.items() if k not in ("prefix", "endpoint"))
+    return _s3(stack, redact(url), bucket, prefix, endpoint, latency_ms, more)
+
+
+def _s3(
+    stack: contextlib.ExitStack,
+    name: str,
+    bucket: str,
+    prefix: str,
+    endpoint: str,
+    latency_ms: float,
+    more: str,
+) -> Place:
+    def url_at(where: str) -> str:
+        query = (f"&endpoint={where}" if where else "") + more
+        return f"s3://{bucket}/{prefix}" + (f"?{query[1:]}" if query else "")
+
+    truth = stack.enter_context(open_store(url_at(endpoint)))
+    if prefix:
+        stack.callback(_empty, truth, "")
+        with contextlib.suppress(StoreError):
+            truth.put("", b"")
+    seen = endpoint
+    if latency_ms:
+        seen = stack.enter_context(_proxy(endpoint, latency_ms))
+    return Place(name, url_at(seen), {}, truth, bucket, prefix, seen)
+
+
+def _empty(store: ObjectStore, prefix: str) -> None:
+    store.delete_many(list(store.keys(prefix)))
+
+
+@contextlib.contextmanager
+def _proxy(endpoint: str, latency_ms: float) -> Iterator[str]:
+    to = urlsplit(endpoint)
+    if to.scheme != "http" or to.hostname is None:
+        raise UsageError("--latency needs an endpoint of plain http://, since its proxy speaks no TLS")
+    words = [*BOUND, sys.executable, latency.__file__, to.hostname, str(to.port or 80), str(latency_ms / 2)]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def fill_listing(store: ObjectStore, inputs: Inputs) -> None:
+    """Put the objects that `ls` and `find` look at, as any S3 tool would: without our metadata."""
+    folders = {f"{LISTING}/", f"{LISTING}/many/", f"{LISTING}/tree/"}
+    objects = {f"{LISTING}/many/{name}": size for name, size in inputs.many().items()}
+    objects |= {f"{LISTING}/tree/{path}": size for path, size in inputs.tree().items()}
+    folders |= {key.rpartition("/")[0] + "/" for key in objects}
+    for folder in sorted(folders):
+        store.put(folder, b"")
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(lambda item: store.put(item[0], bytes(item[1])), objects.items()):
+            pass
+
+
