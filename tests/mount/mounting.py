@@ -153,10 +153,25 @@ class Mount:
         command("mount", "--state-dir", self.state, *self.options, *more, self.store, self.root, env=self.env)
         assert mounted_at(self.root), f"mount said that it works, and nothing is mounted\n{self.log()}"
         self.pid = self._find_daemon()
-        self._timer = threading.Timer(self.limit_s, self._give_up)
+        self._start_timer(self.limit_s)
+        return self
+
+    @contextlib.contextmanager
+    def limit(self, limit_s: float) -> Iterator[None]:
+        """Within, the daemon is killed after this many seconds; afterwards the mount's own limit runs anew."""
+        self._start_timer(limit_s)
+        try:
+            yield
+        finally:
+            self._start_timer(self.limit_s)
+
+    def _start_timer(self, limit_s: float) -> None:
+        self._stop_timer()
+        if not self.pid:
+            return
+        self._timer = threading.Timer(limit_s, self._give_up)
         self._timer.daemon = True
         self._timer.start()
-        return self
 
     def _give_up(self) -> None:
         self.timed_out = True

@@ -22,6 +22,9 @@ assert posix.__name__
 assert workloads.__name__
 
 
+WORKLOAD_LIMIT_S = 120.0
+
+
 @dataclass
 class Shared:
     """One mount for all workloads of a store, with the tree that each has left."""
@@ -37,12 +40,14 @@ class Shared:
         if not self.mount.alive():
             self.mount.kill()
             self.mount.start()
+            self.mount.timed_out = False
         self.tried.add(name)
         root, scratch = self.mount.root / name, self.scratch / name
         root.mkdir()
         scratch.mkdir()
-        WORKLOADS[name](root, scratch)
-        self.trees[name] = snapshot(root)
+        with self.mount.limit(WORKLOAD_LIMIT_S):
+            WORKLOADS[name](root, scratch)
+            self.trees[name] = snapshot(root)
 
 
 @pytest.fixture(
