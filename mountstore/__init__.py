@@ -7,7 +7,9 @@ General layout, each part importing only from those above it:
     backends     a module for each kind of store: memory, files, SQLite, S3
     stores       stores that wrap other stores
     aio          AsyncStore: any store, awaited from trio or asyncio
-    registry     a URL becomes a store
+    registry     a URL becomes a store; beside it config, stores and mounts described in a file
+    transfer     copy, sync and clear between any two stores
+    aliases      the async twins of all of these by name
     vfs          POSIX verbs over one store, knowing nothing of FUSE
     fuse         the kernel's requests, handed to vfs
     daemon       one mount, from start to drained end
@@ -25,6 +27,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mountstore.aio import AsyncStore
+    from mountstore.aliases import (
+        AsyncBucketStore,
+        AsyncCachingStore,
+        AsyncDictStore,
+        AsyncFanoutStore,
+        AsyncFilesystemStore,
+        AsyncHashdirStore,
+        AsyncSqliteStore,
+        async_clear_store,
+        async_copy_store,
+        async_sync_stores,
+    )
+    from mountstore.config import open_config
     from mountstore.errors import (
         AccessDenied,
         BadUrl,
@@ -34,6 +49,7 @@ if TYPE_CHECKING:
         MountError,
         MountstoreError,
         NotFound,
+        PartialFailure,
         PreconditionFailed,
         StoreError,
         StoreFull,
@@ -43,16 +59,27 @@ if TYPE_CHECKING:
     )
     from mountstore.registry import open_store
     from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page
+    from mountstore.stores import CachingStore, FanoutStore
+    from mountstore.transfer import clear_store, copy_store, sync_stores
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AccessDenied",
+    "AsyncBucketStore",
+    "AsyncCachingStore",
+    "AsyncDictStore",
+    "AsyncFanoutStore",
+    "AsyncFilesystemStore",
+    "AsyncHashdirStore",
+    "AsyncSqliteStore",
     "AsyncStore",
     "BadUrl",
+    "CachingStore",
     "Capabilities",
     "Corrupted",
     "Data",
+    "FanoutStore",
     "InvalidKey",
     "InvalidRange",
     "MountError",
@@ -61,6 +88,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "Page",
+    "PartialFailure",
     "PreconditionFailed",
     "StoreError",
     "StoreFull",
@@ -68,10 +96,33 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "__version__",
+    "async_clear_store",
+    "async_copy_store",
+    "async_sync_stores",
+    "clear_store",
+    "copy_store",
+    "open_config",
     "open_store",
+    "sync_stores",
 ]
 
 _MODULES = {
+    "AsyncBucketStore": "mountstore.aliases",
+    "AsyncCachingStore": "mountstore.aliases",
+    "AsyncDictStore": "mountstore.aliases",
+    "AsyncFanoutStore": "mountstore.aliases",
+    "AsyncFilesystemStore": "mountstore.aliases",
+    "AsyncHashdirStore": "mountstore.aliases",
+    "AsyncSqliteStore": "mountstore.aliases",
+    "CachingStore": "mountstore.stores",
+    "FanoutStore": "mountstore.stores",
+    "async_clear_store": "mountstore.aliases",
+    "async_copy_store": "mountstore.aliases",
+    "async_sync_stores": "mountstore.aliases",
+    "clear_store": "mountstore.transfer",
+    "copy_store": "mountstore.transfer",
+    "open_config": "mountstore.config",
+    "sync_stores": "mountstore.transfer",
     "AsyncStore": "mountstore.aio",
     "open_store": "mountstore.registry",
     "Capabilities": "mountstore.store",

@@ -10,6 +10,7 @@
     │   ├── AccessDenied            credentials missing, wrong, expired, or not allowed to do this
     │   ├── StoreFull               the store has no room, or a quota is used up
     │   ├── Corrupted               the bytes that came are not the bytes that were put
+    │   ├── PartialFailure          some of several stores or objects failed; .failures says which
     │   └── Unavailable             unreachable, or overloaded; may work later
     ├── UsageError                  what the user asked for makes no sense; the message says what would
     │   └── BadUrl                  a store URL that cannot be read
@@ -20,6 +21,11 @@ what to do next where that is known.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class MountstoreError(Exception):
@@ -75,6 +81,19 @@ class Corrupted(StoreError):
 
 class Unavailable(StoreError):
     """The store cannot be reached or is overloaded; the same call may work later."""
+
+
+class PartialFailure(StoreError):
+    """Some of several stores, or of several objects, failed, and the others did not.
+
+    `failures` are pairs of what failed (the number of a child, a key) and its error.
+    """
+
+    def __init__(
+        self, message: str, *, key: str | None = None, failures: Sequence[tuple[str, Exception]] = ()
+    ) -> None:
+        super().__init__(message, key=key)
+        self.failures = tuple(failures)
 
 
 class UsageError(MountstoreError):

@@ -11,11 +11,20 @@ from mountstore import errors
 
 PUBLIC = {
     "AccessDenied",
+    "AsyncBucketStore",
+    "AsyncCachingStore",
+    "AsyncDictStore",
+    "AsyncFanoutStore",
+    "AsyncFilesystemStore",
+    "AsyncHashdirStore",
+    "AsyncSqliteStore",
     "AsyncStore",
     "BadUrl",
+    "CachingStore",
     "Capabilities",
     "Corrupted",
     "Data",
+    "FanoutStore",
     "InvalidKey",
     "InvalidRange",
     "MountError",
@@ -24,6 +33,7 @@ PUBLIC = {
     "ObjectInfo",
     "ObjectStore",
     "Page",
+    "PartialFailure",
     "PreconditionFailed",
     "StoreError",
     "StoreFull",
@@ -31,7 +41,14 @@ PUBLIC = {
     "Unsupported",
     "UsageError",
     "__version__",
+    "async_clear_store",
+    "async_copy_store",
+    "async_sync_stores",
+    "clear_store",
+    "copy_store",
+    "open_config",
     "open_store",
+    "sync_stores",
 }
 
 

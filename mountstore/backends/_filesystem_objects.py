@@ -20,7 +20,7 @@ from mountstore.store import Data, ObjectInfo
 
 _METADATA = "user.mountstore.metadata"
 MAX_METADATA_BYTES = 2048
-_METADATA_FILE_BYTES = 3800
+_ATTRIBUTES_BYTES = 3800
 """What ext4 has room for in the attributes of a file, less what others may need."""
 
 _FICLONE = 0x40049409
@@ -31,6 +31,8 @@ Names = tuple[str, ...]
 
 class ObjectFiles:
     """Reads and finishes the files of a tree. `attributes` says whether they can have metadata."""
+
+    other_attributes_bytes = 0  # what a subclass keeps in the attributes of a file beside the metadata
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -137,7 +139,7 @@ class ObjectFiles:
         if not self.attributes:
             return {}
         kept = check_metadata(key, metadata, MAX_METADATA_BYTES)
-        if kept and len(encoded(kept)) > _METADATA_FILE_BYTES:
+        if kept and len(encoded(kept)) > _ATTRIBUTES_BYTES - self.other_attributes_bytes:
             raise Unsupported("too much metadata for the extended attributes of a file", key=key)
         return kept
 

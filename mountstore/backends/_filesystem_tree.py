@@ -81,17 +81,17 @@ class Tree:
             self.root = self._keep(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             with contextlib.suppress(FileExistsError):
                 os.mkdir(PRIVATE, 0o700, dir_fd=self.root)
-            self._private = self._keep(os.open(PRIVATE, _FOLDER, dir_fd=self.root))
+            self.private = self._keep(os.open(PRIVATE, _FOLDER, dir_fd=self.root))
             lock_file = os.open(
-                "locks", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._private
+                "locks", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.private
             )
             self.locks = KeyLocks(self._keep(lock_file))
             fcntl.flock(lock_file, fcntl.LOCK_EX)
             try:
                 self._collect_abandoned()
                 self._own = "writing-" + secrets.token_hex(8)
-                os.mkdir(self._own, 0o700, dir_fd=self._private)
-                self.writing = self._keep(os.open(self._own, _FOLDER, dir_fd=self._private))
+                os.mkdir(self._own, 0o700, dir_fd=self.private)
+                self.writing = self._keep(os.open(self._own, _FOLDER, dir_fd=self.private))
                 fcntl.flock(self.writing, fcntl.LOCK_EX)
             finally:
                 fcntl.flock(lock_file, fcntl.LOCK_UN)
@@ -110,18 +110,18 @@ class Tree:
     def close(self) -> None:
         if self._fds:
             self._empty(self.writing)
-            os.rmdir(self._own, dir_fd=self._private)
+            os.rmdir(self._own, dir_fd=self.private)
             self._let_go()
 
     def _collect_abandoned(self) -> None:
-        for name in os.listdir(self._private):
+        for name in os.listdir(self.private):
             if not name.startswith("writing-"):
                 continue
-            fd = os.open(name, _FOLDER, dir_fd=self._private)
+            fd = os.open(name, _FOLDER, dir_fd=self.private)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._empty(fd)
-                os.rmdir(name, dir_fd=self._private)
+                os.rmdir(name, dir_fd=self.private)
             except BlockingIOError:
                 continue  # its owner is at work
             finally:

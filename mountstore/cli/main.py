@@ -28,6 +28,8 @@ COMMANDS = {
     "get": ("mountstore.cli.objects:get", "Copy an object to a file."),
     "put": ("mountstore.cli.objects:put", "Make a file an object."),
     "rm": ("mountstore.cli.objects:rm", "Delete objects."),
+    "cp": ("mountstore.cli.transfers:cp", "Copy objects to another key or store."),
+    "mirror": ("mountstore.cli.transfers:mirror", "Make the objects of one store those of another."),
 }
 
 
@@ -67,6 +69,7 @@ def cli() -> None:
                              embedded default store in your data directory)
       file:///PATH           a directory, a file an object (file:PATH is relative)
       memory:                for trying out; gone with the process
+      config:NAME            one that your configuration file describes, wrappers and all
 
     \b
     An OBJECT is a key in a store, in one argument:

@@ -103,7 +103,7 @@ def mount(
     if len(places) == 1 and ":" in places[0] and not os.path.isdir(places[0]):
         raise UsageError(f"where to? mountstore mount {escape(_redact(places[0]))} MOUNTPOINT")
     url, mountpoint = places if len(places) == 2 else (DEFAULT_STORE, places[0])
-    fields = fstab.parse_options(options)
+    fields = _configured(url) | fstab.parse_options(options)
     fields |= {name: value for name, value in given.items() if value is not None}
     request = MountRequest(url=url, mountpoint=resolve(mountpoint), log_level=_log_level(verbose), **fields)
     _mount(request, foreground=foreground)
@@ -228,7 +228,7 @@ def _helper(
     """Mount STORE for mount(8): the type in /etc/fstab is `mountstore`."""
     if namespace:
         raise UsageError("-N is not supported; run mount in that namespace (nsenter -m)")
-    fields = fstab.parse_options(options, sloppy=sloppy)
+    fields = _configured(url) | fstab.parse_options(options, sloppy=sloppy)
     request = MountRequest(url=url, mountpoint=resolve(mountpoint), log_level=_log_level(verbose), **fields)
     if fake:
         check_mountpoint(request.mountpoint)
@@ -251,6 +251,24 @@ def mount_helper() -> None:
         message, code = "interrupted", 8
     click.echo(f"mount.mountstore: {escape(' '.join(message.split()))}", err=True)
     sys.exit(code)
+
+
+def _configured(url: str) -> dict[str, Any]:
+    """What the configuration says of the mount that a `config:NAME` names; options given win over it."""
+    if not url.startswith("config:"):
+        return {}
+    from mountstore.config import mount_defaults
+    from mountstore.registry import config_name
+
+    readers = dict(fstab.VALUES.values())
+    fields = mount_defaults(*config_name(url))
+    for name, value in fields.items():
+        if isinstance(value, str):
+            try:
+                fields[name] = readers[name](value)
+            except UsageError as error:
+                raise UsageError(f"{escape(url)}, {name}: {error}") from None
+    return fields
 
 
 def _mount(request: MountRequest, *, foreground: bool) -> None:

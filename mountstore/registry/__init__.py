@@ -5,6 +5,12 @@
     file:///path  file:path    a directory; /path, ./path and ../path alone mean the same
     sqlite:///path  sqlite:path    an SQLite file
     sqlite:                    the embedded default: one SQLite file in the user's data directory
+    hashdir:///path  hashdir:path    a directory of files named by the hash of their key, with
+                               ?width=2 &depth=3 &durable=true &skip_unknown=false
+    zip:///path  zip:path      a zip archive, with ?compress=false &durable=true &replace=true and the
+                               limits ?max_entries= &max_ratio= &max_total_bytes= for what others made
+    config:NAME                a store that a configuration file describes (see mountstore.config), with
+                               ?file=PATH
     s3://bucket/prefix         a bucket of Amazon S3 or of anything that speaks its protocol, with
                                ?endpoint=URL &region=NAME &profile=NAME &anonymous=true &prefix=PREFIX
 
@@ -28,7 +34,6 @@ whose name is the scheme and whose object is a `Factory`.
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -37,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mountstore.errors import BadUrl
+from mountstore.registry import factories
 from mountstore.registry.urls import SCHEME, Url, parse, quote_path, redact, write_query
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ __all__ = [
     "Factory",
     "Url",
     "canonical",
+    "config_name",
     "default_path",
     "local_path",
     "open_store",
@@ -118,6 +125,11 @@ def canonical(url: str) -> str:
     if parsed.fragment is not None:
         raise BadUrl(f"{redact(url)}: a store is wanted, not a key in it; a # in a path is written %23")
     _factory(parsed.scheme)
+    if parsed.scheme == "config":
+        from mountstore.config import load
+
+        name, file = _config_name(parsed)
+        return load(file).identity(name)
     if path := local_path(url):
         return f"{parsed.scheme}://{quote_path(str(path.resolve()))}"
     if parsed.scheme == "s3":
@@ -136,10 +148,16 @@ def canonical(url: str) -> str:
 def local_path(url: str) -> Path | None:
     """The absolute path of the file or directory that holds a local store; None of any other store."""
     parsed = parse(url)
-    if parsed.scheme not in ("file", "sqlite"):
+    if parsed.scheme == "config":
+        from mountstore.config import load
+
+        name, file = _config_name(parsed)
+        plain = load(file).plain_url(name)
+        return local_path(plain) if plain is not None else None
+    if parsed.scheme not in ("file", "sqlite", *factories.LOCAL):
         return None
-    parsed.allow()
-    return _sqlite_path(parsed) if parsed.scheme == "sqlite" else _local_path(parsed)
+    parsed.allow(*factories.LOCAL.get(parsed.scheme, ()))
+    return _sqlite_path(parsed) if parsed.scheme == "sqlite" else parsed.file_path()
 
 
 def default_path() -> Path:
@@ -189,7 +207,7 @@ def _open_file(url: Url, **options: Any) -> ObjectStore:
     from mountstore.backends.filesystem import FilesystemStore
 
     url.allow()
-    return FilesystemStore(_local_path(url), **options)
+    return FilesystemStore(url.file_path(), **options)
 
 
 def _open_sqlite(url: Url, **options: Any) -> ObjectStore:
@@ -209,23 +227,29 @@ def _open_s3(url: Url, **options: Any) -> ObjectStore:
     return BucketStore(**chosen)
 
 
-def _local_path(url: Url) -> Path:
-    if url.netloc not in (None, "", "localhost"):
-        raise BadUrl(
-            f"{url.scheme}://{url.netloc}{url.raw_path} names a host; an absolute path has three "
-            f"slashes, {url.scheme}:///PATH, a relative one none, {url.scheme}:PATH"
-        )
-    if not url.path:
-        raise BadUrl(f"a path is missing: {url.scheme}:///PATH")
-    if "\0" in url.path:
-        raise BadUrl("a path cannot hold a NUL character")
-    # POSIX lets '//x' mean something else, so abspath would keep it.
-    return Path(os.path.abspath(re.sub("^/+", "/", url.path)))
+def _open_config(url: Url, **options: Any) -> ObjectStore:
+    from mountstore.config import open_config
+
+    if options:
+        raise BadUrl("what a config: store is like stands in its file, and is not given here")
+    return open_config(*_config_name(url))
+
+
+def config_name(url: str) -> tuple[str, str | None]:
+    """(name, file or None) of a `config:` URL. Raises BadUrl."""
+    return _config_name(parse(url))
+
+
+def _config_name(url: Url) -> tuple[str, str | None]:
+    url.allow("file")
+    if not url.path or url.netloc is not None:
+        raise BadUrl("a store of the configuration file is written config:NAME")
+    return url.path, url.query.get("file")
 
 
 def _sqlite_path(url: Url) -> Path:
     if url.path or url.netloc:
-        return _local_path(url)
+        return url.file_path()
     return default_path()
 
 
@@ -284,4 +308,7 @@ _BUILT_IN: dict[str, Factory] = {
     "file": _open_file,
     "sqlite": _open_sqlite,
     "s3": _open_s3,
+    "config": _open_config,
+    "hashdir": factories.open_hashdir,
+    "zip": factories.open_zip,
 }

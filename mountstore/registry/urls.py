@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from mountstore.errors import BadUrl
@@ -45,12 +46,33 @@ class Url:
                 known = f"it knows {', '.join(sorted(parameters))}" if parameters else "it has none"
                 raise BadUrl(f"unknown parameter {name!r} in a {self.scheme}: URL; {known}")
 
-    def flag(self, name: str) -> bool:
-        """The boolean parameter `name`; False if it is not there."""
-        value = self.query.get(name, "false")
+    def flag(self, name: str, default: bool = False) -> bool:
+        """The boolean parameter `name`; `default` if it is not there."""
+        value = self.query.get(name, str(default))
         if value.lower() not in _BOOLEANS:
             raise BadUrl(f"the parameter {name!r} of a {self.scheme}: URL must be true or false")
         return _BOOLEANS[value.lower()]
+
+    def number(self, name: str, default: int) -> int:
+        """The parameter `name`, a whole number from 0 on; `default` if it is not there."""
+        value = self.query.get(name, str(default))
+        if not (value.isascii() and value.isdigit() and len(value) <= 18):
+            raise BadUrl(f"the parameter {name!r} of a {self.scheme}: URL must be a whole number")
+        return int(value)
+
+    def file_path(self) -> Path:
+        """The absolute path that a URL of a local store names. Raises BadUrl."""
+        if self.netloc not in (None, "", "localhost"):
+            raise BadUrl(
+                f"{self.scheme}://{self.netloc}{self.raw_path} names a host; an absolute path has three "
+                f"slashes, {self.scheme}:///PATH, a relative one none, {self.scheme}:PATH"
+            )
+        if not self.path:
+            raise BadUrl(f"a path is missing: {self.scheme}:///PATH")
+        if "\0" in self.path:
+            raise BadUrl("a path cannot hold a NUL character")
+        # POSIX lets '//x' mean something else, so abspath would keep it.
+        return Path(os.path.abspath(re.sub("^/+", "/", self.path)))
 
 
 def parse(url: str) -> Url:

@@ -86,6 +86,7 @@ class Assembly:
         self._next_handle = 1
         self._lookups: dict[int, int] = {}
         self._unsaved: set[Node] = set()
+        self._gone: set[int] = set()  # replaced by others while they were open
         self._check_identity()
         self._recover()
 
@@ -110,6 +111,8 @@ class Assembly:
                 self._index.drop_layers([row[0] for row in self._index.layers(node.ino)])
                 self._index.drop_node(node)
             self._index.hasten(now, ())
+        for intent in self._index.intents():
+            self._busy.unsettled[intent.key] = 0.0
         self._staging.remove_unknown(set(self._index.layer_ids()))
 
     # -- life --------------------------------------------------------------------------------------
@@ -119,7 +122,6 @@ class Assembly:
         async with trio.open_nursery() as nursery:
             self._listing.nursery = nursery
             self._content.blocks.nursery = nursery
-            nursery.start_soon(self._reconciler.recover)
             nursery.start_soon(self._reconciler.run)
             nursery.start_soon(self._save_often)
             task_status.started()
@@ -207,8 +209,8 @@ class Assembly:
     def _save(self, node: Node) -> None:
         if node.unsaved:
             with self._index.transaction():
-                self._content.save(node)
                 self._index.save(node)
+            self._reconciler.wake()
         self._unsaved.discard(node)
 
     def _purge(self, node: Node) -> None:
@@ -217,6 +219,7 @@ class Assembly:
             self._index.drop_node(node)
         self._content.remove(gone)
         self._unsaved.discard(node)
+        self._gone.discard(node.ino)
         self._reconciler.wake()
 
     def _removed(self, node: Node) -> None:
@@ -252,7 +255,6 @@ class Assembly:
             delay_ns = int(self.options.upload_delay_s * 1e9)
             self._tree.want(node, delay_ns)
             with self._index.transaction():
-                self._content.save(node)
                 self._index.save(node)
             self._unsaved.discard(node)
             self._reconciler.wake()

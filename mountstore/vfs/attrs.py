@@ -9,12 +9,16 @@ A symlink is an object whose mode says so and whose content is its target.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 NS = 1_000_000_000
+_INT64 = 1 << 63  # what the index can hold
+_SECONDS = re.compile(r"(-?)(\d{1,20})(?:\.(\d*))?", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +70,24 @@ def _time_text(time_ns: int) -> str:
 
 
 def _time_ns(text: str) -> int | None:
-    whole, _, fraction = text.partition(".")
-    if whole.removeprefix("-").isdecimal() and (not fraction or fraction.isdecimal()):
-        time_ns = abs(int(whole)) * NS + int(fraction[:9].ljust(9, "0") or 0)
-        return -time_ns if whole.startswith("-") else time_ns
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * NS)
-    except ValueError:
+    if match := _SECONDS.fullmatch(text):
+        sign, seconds, fraction = match.groups()
+        time_ns = int(seconds) * NS + _nanoseconds(fraction)
+        time_ns = -time_ns if sign else time_ns
+    elif match := _RFC3339.fullmatch(text):
+        whole, fraction, zone = match.groups()
+        try:
+            time_ns = int(datetime.fromisoformat(whole + (zone or "Z")).timestamp()) * NS
+        except ValueError:
+            return None
+        time_ns += _nanoseconds(fraction)
+    else:
         return None
+    return time_ns if -_INT64 <= time_ns < _INT64 else None
+
+
+def _nanoseconds(fraction: str | None) -> int:
+    return int((fraction or "")[:9].ljust(9, "0"))
 
 
 def _number(text: str) -> int | None:

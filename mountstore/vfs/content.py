@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mountstore.vfs.rows import Node
 
 _LOCALISE = 8 << 20
+_ROOM_CHECK = 4 << 20
 _SMALL = 1 << 20
 """Content up to this many bytes is sent from memory, larger from files."""
 
@@ -53,13 +54,14 @@ class Snapshot:
 
 
 class BusyKeys:
-    """Keys that a request of ours is changing right now."""
+    """Keys that a request of ours is changing right now, or may have changed: its answer was lost."""
 
     def __init__(self) -> None:
         self._busy: dict[str, trio.Event] = {}
+        self.unsettled: dict[str, float] = {}  # when (trio's clock) to ask what became of it
 
     def __contains__(self, key: str) -> bool:
-        return key in self._busy
+        return key in self._busy or key in self.unsettled
 
     def take(self, key: str) -> None:
         self._busy[key] = trio.Event()
@@ -83,33 +85,38 @@ class Content:
         self._store = store
         self._busy = busy
         self._conditional = store.store.capabilities.conditional_get
-        self._stacks: dict[int, Stack] = {}
         self._journal_size = journal_size
-        self.space_freed = trio.Event()
+        self._room = 0
         self.blocks = BlockCache(self._fetch)
 
     # -- stacks ------------------------------------------------------------------------------------
 
     def stack(self, node: Node) -> Stack:
-        stack = self._stacks.get(node.ino)
-        if stack is None:
-            stack = self._staging.load(self._index.layers(node.ino), node.ino)
-            if stack.layers or node.opens:
-                self._stacks[node.ino] = stack
-        return stack
+        """The layers of a node, loaded when they are first asked for."""
+        if node.stack is None:
+            node.stack = self._staging.load(self._index.layers(node.ino), node.ino)
+        return node.stack
 
     def release(self, node: Node) -> None:
         """The last handle is closed: give back what was only for speed."""
-        stack = self._stacks.get(node.ino)
-        if stack is None or stack.frozen:
-            return
-        for layer in stack.layers:
-            layer.close()
-        if not node.unsaved:
-            del self._stacks[node.ino]
+        if node.stack is not None and not node.stack.frozen:
+            for layer in node.stack.layers:
+                layer.close()
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be staged; asks the disk once in a while."""
+        self._room -= size
+        if self._room >= 0:
+            return True
+        free = self._staging.free_bytes()
+        if self._journal_size:
+            free = min(free, self._journal_size - self.staged_bytes())
+        self._room = min(free - size, _ROOM_CHECK)
+        return self._room >= 0
 
     def staged_bytes(self) -> int:
-        return sum(layer.extents.total() for stack in self._stacks.values() for layer in stack.layers)
+        """What the staged files take on the disk."""
+        return self._staging.used_bytes()
 
     def _top(self, node: Node) -> Layer:
         """The layer that takes writes, made if there is none."""
@@ -118,7 +125,6 @@ class Content:
             return stack.layers[-1]
         layer = self._staging.new_layer(self._index.new_id(), node.ino, node.size)
         stack.layers.append(layer)
-        self._stacks[node.ino] = stack
         return layer
 
     # -- changing ----------------------------------------------------------------------------------
@@ -143,14 +149,6 @@ class Content:
         if len(stack.layers) > stack.frozen:
             stack.layers[-1].trim(node.size)
 
-    def save(self, node: Node) -> None:
-        """Record the extents, in the caller's transaction."""
-        stack = self._stacks.get(node.ino)
-        for layer in stack.layers if stack else ():
-            if layer.unsaved:
-                self._index.put_layer(layer.id, layer.ino, layer.height, layer.below, layer.extents.pack())
-                layer.unsaved = False
-
     def sync(self, node: Node) -> None:
         """Make the staged bytes survive the loss of power (the caller syncs the index after this)."""
         stack = self.stack(node)
@@ -169,7 +167,6 @@ class Content:
             return []
         layers, stack.layers = stack.layers, []
         stack.version += 1
-        self._stacks.pop(node.ino, None)
         self._index.drop_layers([layer.id for layer in layers])
         return layers
 
@@ -190,8 +187,8 @@ class Content:
 
     def read_now(self, node: Node, start: int, stop: int) -> Data | None:
         """The bytes if no request is needed for them; the caller has clipped the range to the size."""
-        stack = self._stacks.get(node.ino)
-        if stack is None or not stack.layers:
+        stack = self.stack(node)
+        if not stack.layers:
             return self.blocks.cached(node.base_cid, start, stop) if node.base_cid else None
         pieces = stack.plan(start, stop, self.base_size(node))
         if any(piece.base for piece in pieces):
@@ -231,6 +228,26 @@ class Content:
                 data if piece.base else _staged(piece) for piece, data in zip(pieces, parts, strict=True)
             )
 
+    def abandon_base(self, node: Node) -> bool:
+        """The base is gone from the store: keep what is still in memory of it; True if that is all.
+
+        In the caller's transaction, which saves the node.
+        """
+        base_cid, size = node.base_cid, self.base_size(node)
+        layer = self._staging.new_layer(self._index.new_id(), node.ino, 0, lowest=True)
+        whole = True
+        for start in range(0, size, BLOCK):
+            block = self.blocks.cached(base_cid, start, min(start + BLOCK, size))
+            if block is None:
+                whole = False
+            else:
+                layer.write(start, block)
+        stack = self.stack(node)
+        stack.layers.insert(0, layer)
+        stack.version += 1
+        node.base_cid = 0
+        return whole
+
     async def _fetch(self, cid: int, start: int, stop: int) -> Data:
         tried: set[tuple[str, str | None]] = set()
         while True:
@@ -254,30 +271,32 @@ class Content:
                 continue
             return data
 
-    async def localise(self, node: Node) -> None:
-        """Bring the base into a layer of its own: the object that holds it is about to go."""
+    async def localise(self, node: Node) -> bool:
+        """Bring the base into a layer of its own: the object that holds it is about to go.
+
+        False if something else happened to the node meanwhile, or if there is no room for it.
+        """
         base_cid, size = node.base_cid, self.base_size(node)
-        if not base_cid:
-            return
+        stack = self.stack(node)
+        if stack.frozen or not self.has_room(size):
+            return False
         layer = self._staging.new_layer(self._index.new_id(), node.ino, 0, lowest=True)
+        kept = False
         try:
             for start in range(0, size, _LOCALISE):
                 stop = min(start + _LOCALISE, size)
                 layer.write(start, await self._fetch(base_cid, start, stop))
-        except BaseException:
-            self._staging.remove([layer])
-            raise
-        if node.base_cid != base_cid:
-            self._staging.remove([layer])
-            return
-        stack = self.stack(node)
-        self._stacks[node.ino] = stack
-        stack.layers.insert(0, layer)
-        stack.version += 1
-        node.base_cid = 0
-        with self._index.transaction():
-            self.save(node)
-            self._index.save(node)
+            kept = node.base_cid == base_cid and not stack.frozen
+        finally:
+            if not kept:
+                self._staging.remove([layer])
+        if kept:
+            stack.layers.insert(0, layer)
+            stack.version += 1
+            node.base_cid = 0
+            with self._index.transaction():
+                self._index.save(node)
+        return kept
 
     # -- uploading ---------------------------------------------------------------------------------
 
@@ -285,8 +304,6 @@ class Content:
         """The content as it is now; writes from now on go to a new layer until `thaw`."""
         stack = self.stack(node)
         stack.frozen = len(stack.layers)
-        if stack.layers:
-            self._stacks[node.ino] = stack
         for layer in stack.layers:
             layer.fd  # noqa: B018  # opened here, not by two threads at once
         return Snapshot(
@@ -300,7 +317,7 @@ class Content:
         if len(stack.layers) > 2:
             gone = stack.merge()
             with self._index.transaction():
-                self.save(node)
+                self._index.save(node)
                 self._index.drop_layers([layer.id for layer in gone])
             self._staging.remove(gone)
         if not node.opens:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -48,6 +49,7 @@ CREATE TABLE node(
   prefix TEXT, listed_ns INTEGER NOT NULL, marker INTEGER NOT NULL, subtree INTEGER NOT NULL);
 CREATE INDEX node_due ON node(due) WHERE due IS NOT NULL;
 CREATE INDEX node_base ON node(base_cid) WHERE base_cid != 0;
+CREATE INDEX node_moving ON node(prefix) WHERE subtree = 1;
 CREATE INDEX node_unlinked ON node(ino) WHERE nlink = 0;
 CREATE TABLE dentry(
   id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, segment TEXT,
@@ -60,8 +62,8 @@ CREATE TABLE object(
   PRIMARY KEY(dir, base)) WITHOUT ROWID;
 CREATE INDEX object_cid ON object(cid);
 CREATE INDEX object_stale ON object(stale) WHERE stale != 0;
-CREATE TABLE intent(key TEXT PRIMARY KEY, metadata TEXT NOT NULL, size INTEGER NOT NULL,
-  cid INTEGER NOT NULL, mid INTEGER NOT NULL, kind TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE intent(key TEXT NOT NULL, metadata TEXT NOT NULL, size INTEGER NOT NULL, cid INTEGER NOT NULL,
+  mid INTEGER NOT NULL, kind TEXT NOT NULL, ino INTEGER NOT NULL, PRIMARY KEY(key, metadata)) WITHOUT ROWID;
 CREATE TABLE layer(id INTEGER PRIMARY KEY, ino INTEGER NOT NULL, height INTEGER NOT NULL,
   below INTEGER NOT NULL, extents BLOB NOT NULL);
 CREATE INDEX layer_ino ON layer(ino, height);
@@ -100,7 +102,10 @@ class Index:
         self._execute("PRAGMA journal_mode=WAL")
         self._execute("PRAGMA synchronous=NORMAL")
         self._execute("PRAGMA cache_size=-32768")
-        self._execute("PRAGMA wal_autocheckpoint=4000")
+        # On a small disk the log stays small, too.
+        disk = os.statvfs(path.parent)
+        pages = min(max(disk.f_blocks * disk.f_frsize // 64 // 4096, 100), 4000)
+        self._execute(f"PRAGMA wal_autocheckpoint={pages}")
         self._execute("PRAGMA locking_mode=EXCLUSIVE")
         self._depth = 0
         self._touched: list[tuple[Node, bool]] = []
@@ -156,9 +161,11 @@ class Index:
                 self._lose(node.ino)
                 continue
             written = node.size, node.mtime_ns, node.ctime_ns, node.cid
-            runtime = node.opens, node.writers
+            runtime = node.opens, node.writers, node.stack
             node.__init__(row)  # type: ignore[misc]  # the one copy stays the one copy
-            node.opens, node.writers = runtime
+            node.opens, node.writers, node.stack = runtime
+            for layer in node.stack.layers if node.stack is not None else ():
+                layer.unsaved = unsaved = True
             if unsaved:
                 node.size, node.mtime_ns, node.ctime_ns, node.cid = written
                 node.unsaved = True
@@ -230,6 +237,14 @@ class Index:
                 node.since, node.prefix, node.listed_ns, node.marker, node.subtree, node.ino,
             ),
         )  # fmt: skip
+        # A row that tells of bytes without the extents that hold them would be a lie after a crash.
+        for layer in node.stack.layers if node.stack is not None else ():
+            if layer.unsaved:
+                self._execute(
+                    "INSERT OR REPLACE INTO layer VALUES(?,?,?,?,?)",
+                    (layer.id, layer.ino, layer.height, layer.below, layer.extents.pack()),
+                )
+                layer.unsaved = False
         node.unsaved = False
 
     def drop_node(self, node: Node) -> None:
@@ -251,7 +266,7 @@ class Index:
         ).fetchall()
         return [row[0] for row in rows]
 
-    def next_due(self, active: Collection[int | str]) -> int | None:
+    def next_due(self, active: Collection[object]) -> int | None:
         """When the next node or stale object is due that is not among these, wall clock in ns."""
         limit = len(active) + 1
         rows = self._execute(
@@ -271,6 +286,15 @@ class Index:
         for node in list(self.nodes.values()):
             if node.due is not None and node.due > later and node.ino not in but:
                 node.due = now_ns
+
+    def moving(self, key: str) -> list[int]:
+        """Directories that have moved, are still to be visited, and were listed from above this key."""
+        if self._execute("SELECT 1 FROM node WHERE subtree=1 LIMIT 1").fetchone() is None:
+            return []
+        prefixes = [key[: cut + 1] for cut, char in enumerate(key) if char == "/"]
+        marks = ",".join("?" * len(prefixes))
+        rows = self._execute(f"SELECT ino FROM node WHERE subtree=1 AND prefix IN ({marks})", prefixes)
+        return [row[0] for row in rows.fetchall()]
 
     def users_of_content(self, cid: int) -> list[int]:
         """Nodes whose bytes come from the object that carries this content."""
@@ -313,11 +337,17 @@ class Index:
         count: int = self._execute("SELECT count(*) FROM dentry WHERE parent=?", (parent,)).fetchone()[0]
         return count
 
-    def insert_dentry(self, parent: int, name: bytes, ino: int, segment: str | None = None) -> None:
+    def insert_dentry(
+        self, parent: int, name: bytes, ino: int, segment: str | None = None, place: int | None = None
+    ) -> None:
         self._execute(
             "INSERT INTO dentry(id, parent, name, ino, segment) VALUES(?,?,?,?,?)",
-            (self.new_id(), parent, name, ino, segment),
+            (self.new_id() if place is None else place, parent, name, ino, segment),
         )
+
+    def point_dentry(self, dentry_id: int, ino: int) -> None:
+        """Let a name stand for another node, at the same position in its directory."""
+        self._execute("UPDATE dentry SET ino=? WHERE id=?", (ino, dentry_id))
 
     def delete_dentry(self, dentry_id: int) -> None:
         self._execute("DELETE FROM dentry WHERE id=?", (dentry_id,))
@@ -399,18 +429,18 @@ class Index:
 
     def put_intent(self, intent: Intent) -> None:
         self._execute(
-            "INSERT OR REPLACE INTO intent(key, metadata, size, cid, mid, kind) VALUES(?,?,?,?,?,?)",
-            (intent.key, intent.metadata, intent.size, intent.cid, intent.mid, intent.kind),
+            "INSERT OR REPLACE INTO intent(key, metadata, size, cid, mid, kind, ino) VALUES(?,?,?,?,?,?,?)",
+            (intent.key, intent.metadata, intent.size, intent.cid, intent.mid, intent.kind, intent.ino),
         )
 
-    def drop_intent(self, key: str) -> None:
+    def drop_intents(self, key: str) -> None:
         self._execute("DELETE FROM intent WHERE key=?", (key,))
 
-    def intents(self) -> list[Intent]:
-        return [
-            Intent(*row)
-            for row in self._execute("SELECT key, metadata, size, cid, mid, kind FROM intent").fetchall()
-        ]
+    def intents(self, key: str | None = None) -> list[Intent]:
+        """What was sent and never answered: to a key, or at all."""
+        where, values = ("", ()) if key is None else ("WHERE key=?", (key,))
+        rows = self._execute(f"SELECT key, metadata, size, cid, mid, kind, ino FROM intent {where}", values)
+        return [Intent(*row) for row in rows.fetchall()]
 
     def layers(self, ino: int) -> list[tuple[int, int, int, bytes]]:
         """(id, height, below, extents) of a node's layers, lowest first."""
@@ -420,11 +450,6 @@ class Index:
 
     def layer_ids(self) -> list[int]:
         return [row[0] for row in self._execute("SELECT id FROM layer").fetchall()]
-
-    def put_layer(self, layer_id: int, ino: int, height: int, below: int, extents: bytes) -> None:
-        self._execute(
-            "INSERT OR REPLACE INTO layer VALUES(?,?,?,?,?)", (layer_id, ino, height, below, extents)
-        )
 
     def drop_layers(self, layer_ids: list[int]) -> None:
         self._db.executemany("DELETE FROM layer WHERE id=?", [(layer_id,) for layer_id in layer_ids])

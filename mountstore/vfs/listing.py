@@ -133,11 +133,36 @@ class Listing:
         page = Page([info] if info else [], [key + "/"] if below.objects else [])
         await self._merge(node, prefix, page, None, None, clock)
 
+    async def revalidate(self, node: Node, *, in_place: bool) -> None:
+        """Ask for the object behind a clean file, which turned out to be another one.
+
+        `in_place`: nobody has read of the old version, so the node itself may become the new one.
+        """
+        for dentry in self._index.links(node.ino):
+            key = self._tree.key_of(dentry)
+            parent = self._index.node(dentry.parent)
+            old = self._index.object(key)
+            clock = self._clock
+            answers = await self._heads([key])
+            if parent is None or old is None or key not in answers or self._doubtful(parent, key, clock):
+                continue
+            if self._index.object(key) != old or not node.is_clean or node.cid != old.cid:
+                continue
+            info = answers[key]
+            with self._index.transaction():
+                if info is None:
+                    self._lost_object(parent, old)
+                elif info.etag != old.etag:
+                    self._follow(parent, dentry, node, info, in_place=in_place)
+
     async def _run(self, node: Node, flight: Flight) -> None:
         started = time.time_ns()
         prefix = node.prefix if node.prefix is not None else ""
         lower = ""
         try:
+            if prefix and self._tree.is_held(prefix, node.ino):
+                node.listed_ns = started
+                return
             clock = self._clock
             async for page in self._store.pages(prefix, delimiter="/", limit=_PAGE):
                 upper = None
@@ -161,6 +186,10 @@ class Listing:
             if node.listed_ns:
                 # Not asked again at once by each look-up while the store is away.
                 node.listed_ns = max(node.listed_ns, time.time_ns() - self._ttl_ns + 1_000_000_000)
+        except Exception as error:
+            # What others put into a store must not end a mount, whatever it is.
+            log.exception("cannot take over the listing of %r", prefix)
+            flight.error = error
         finally:
             del self._flights[node.ino]
             flight.finish()
@@ -190,30 +219,41 @@ class Listing:
             ask += [key for key in page.prefixes if key not in known]
         missing = [key for key in known if key not in listed and lower is not None]
         ask += [key for key in missing if not key.endswith("/")]
-        empty = [key for key in missing if key.endswith("/") and await self._is_empty(key)]
+        empty = [key for key in missing if key.endswith("/") and await self._is_lost(node, known[key])]
         answers = await self._heads(ask)
-        if node.nlink == 0:
+        if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
             for key in page.prefixes:
-                if not self._doubtful(key, clock):
+                if not self._doubtful(node, key, clock):
                     self._found_prefix(node, key, answers)
             for info in page.objects:
-                if not self._doubtful(info.key, clock):
+                if not self._doubtful(node, info.key, clock):
                     self._found_object(node, prefix, info, answers)
             for key in missing:
-                if not self._doubtful(key, clock):
+                if not self._doubtful(node, key, clock):
                     if key.endswith("/"):
                         if key in empty:
                             self._lost_prefix(node, key)
                     elif key in answers and answers[key] is None:
                         self._lost_object(node, known[key])
 
-    def _doubtful(self, key: str, clock: int) -> bool:
-        return key in self._busy or self._touched.get(key, 0) > clock
+    def _doubtful(self, folder: Node, key: str, clock: int) -> bool:
+        return key in self._busy or self._touched.get(key, 0) > clock or self._tree.is_held(key, folder.ino)
 
-    async def _is_empty(self, key: str) -> bool:
-        return not (await self._store.list(key, limit=1)).objects
+    async def _is_lost(self, parent: Node, known: Known) -> bool:
+        """Whether a prefix that a listing does not tell of any more is gone: a listing may be an old one."""
+        key = known.key
+        if known.etag is not None and (await self._heads([key])).get(key, known) is not None:
+            return False
+        if (await self._store.list(key, limit=1)).objects:
+            return False
+        found = self._tree.find_segment(parent.ino, key[len(parent.prefix or "") : -1], want_dir=True)
+        if found is None or found[1].prefix != key:
+            return True
+        # Its members are asked for one by one, and taken away if they are gone.
+        await self.start(found[1]).done.wait()
+        return not self._index.has_children(found[1].ino)
 
     async def _heads(self, keys: Iterable[str]) -> dict[str, ObjectInfo | None]:
         """Each object's attributes, or None where there is no such object."""
@@ -289,17 +329,19 @@ class Listing:
         self._index.save(node)
         self._index.put_object(known)
 
-    def _follow(self, parent: Node, dentry: Dentry, node: Node, info: ObjectInfo) -> None:
+    def _follow(
+        self, parent: Node, dentry: Dentry, node: Node, info: ObjectInfo, *, in_place: bool = False
+    ) -> None:
         """A clean file was replaced in the store."""
         known = Known(
             info.key, info.etag, info.size, info.mtime_ns, self._index.new_id(), self._index.new_id(), 0
         )
         self._index.put_object(known)
-        if node.opens or node.nlink > 1:
+        if (node.opens and not in_place) or node.nlink > 1:
             # Those who have it open keep the version that they opened.
             segment = info.key[len(parent.prefix or "") :]
             self._tree.disown(dentry, node)
-            node = self._tree.adopt(parent, segment, known, is_dir=False)
+            node = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id)
         else:
             node.cid = node.base_cid = known.cid
             node.size = known.size
@@ -372,26 +414,9 @@ class Listing:
             self._index.drop_object(key)
             return
         dentry, node = found
-        if node.due is None and self._lost_below(node):
+        if node.due is None and not self._index.has_children(node.ino):
             self._index.drop_object(key)
             self._tree.disown(dentry, node)
-
-    def _lost_below(self, folder: Node) -> bool:
-        """Drop all clean names below a directory that the store has lost; whether nothing is left."""
-        empty = True
-        for dentry, node in self._index.children(folder.ino, 0, 1 << 40):
-            if node.is_dir:
-                if node.due is not None or not self._lost_below(node):
-                    empty = False
-                    continue
-                self._index.drop_object(self._tree.prefix_of(node.ino))
-            elif node.is_clean and node.due is None:
-                self._index.drop_object(self._tree.key_of(dentry))
-            else:
-                empty = False
-                continue
-            self._tree.disown(dentry, node)
-        return empty
 
 
 def _keys(page: Page) -> list[str]:

@@ -61,10 +61,10 @@ def segment_of_name(name: bytes) -> str:
     """The segment that a name stands for (a long one's is known to the index alone)."""
     text = name.decode(errors="surrogateescape")
     if "%(" in text:
-        if whole := _WHOLE.fullmatch(text):
-            return _one_less(whole) if whole[1] else whole[2]
         if text.endswith(_CLASH) and len(text) > len(_CLASH):
             text = text.removesuffix(_CLASH)
+        if whole := _WHOLE.fullmatch(text):
+            return _one_less(whole) if whole[1] else whole[2]
         text = _TOKEN.sub(_one_less, _BYTE.sub(_one_more, text))
     if not text.isascii():
         text = "".join(

@@ -21,6 +21,7 @@ class VfsOptions:
     checkpoint_s: float = 30.0  # a file that stays open and dirty is uploaded this often
     upload_delay_s: float = 1.0  # how long a closed file waits for its final name and attributes
     attrs: Literal["listed", "stored"] = "stored"  # whether listing asks for stored attributes
+    room_timeout_s: float = 60.0  # how long a writer waits for uploads to make room in the journal
     journal_size: int = 0  # most bytes of staged data; 0: what the disk has
 
     @property

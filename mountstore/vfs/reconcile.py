@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import trio
 
-from mountstore.errors import MountstoreError, PreconditionFailed, StoreError, Unavailable
+from mountstore.errors import MountstoreError, PreconditionFailed, Unavailable
 from mountstore.vfs.content import BusyKeys, Stale
 from mountstore.vfs.index import Index
 from mountstore.vfs.options import VfsOptions
@@ -36,7 +36,12 @@ from mountstore.vfs.writeback import Blocked, Writeback
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
+_BLOCKED_S = 0.05  # after which what waits for something else is looked at again
 _BACKOFF_S = (0.5, 1, 2, 4, 8, 15, 30)
+
+
+What = int | str | tuple[str, str]
+"""What is worked on: a node, a stale key, or ("settle", a key whose last request was not answered)."""
 
 
 @dataclass(slots=True)
@@ -66,11 +71,11 @@ class Reconciler:
         self._options = options
         self._busy = busy
         self._lanes = max(2, min(16, concurrency))
-        self._active: dict[int | str, trio.Event] = {}
+        self._active: dict[What, trio.Event] = {}
         self._wake = trio.Event()
         self._progress = trio.Event()
         self._paused_until = 0.0
-        self.trouble: dict[int | str, Trouble] = {}
+        self.trouble: dict[What, Trouble] = {}
         self.last_error: str | None = None
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -89,6 +94,9 @@ class Reconciler:
                 wait_s = 3600.0 if due is None else max(0.0, (due - time.time_ns()) / 1e9)
                 if len(self._active) >= self._lanes:
                     wait_s = 3600.0  # whoever ends wakes us
+                for key, when in self._busy.unsettled.items():
+                    if ("settle", key) not in self._active:
+                        wait_s = min(wait_s, when - trio.current_time())
                 wait_s = max(min(wait_s, 3600.0), 0.002, self._paused_until - trio.current_time())
                 with trio.move_on_after(wait_s):
                     await self._wake.wait()
@@ -102,17 +110,20 @@ class Reconciler:
         for ino in self._index.due_nodes(now, limit):
             if ino not in self._active and len(self._active) < self._lanes:
                 self._begin(nursery, ino, self._node_step)
+        for key, when in self._busy.unsettled.items():
+            if when <= trio.current_time() and ("settle", key) not in self._active:
+                self._begin(nursery, ("settle", key), self._settle_step)
         if len(self._active) >= self._lanes:
             return
         for known in self._index.stale_objects(now, limit):
             if known.key not in self._active and len(self._active) < self._lanes:
                 self._begin(nursery, known.key, self._key_step)
 
-    def _begin(self, nursery: trio.Nursery, what: int | str, step: Callable[..., Awaitable[None]]) -> None:
+    def _begin(self, nursery: trio.Nursery, what: What, step: Callable[..., Awaitable[None]]) -> None:
         self._active[what] = trio.Event()
         nursery.start_soon(self._work, what, step)
 
-    async def _work(self, what: int | str, step: Callable[..., Awaitable[None]]) -> None:
+    async def _work(self, what: What, step: Callable[..., Awaitable[None]]) -> None:
         try:
             with trio.CancelScope(shield=True):
                 await step(what)
@@ -142,6 +153,11 @@ class Reconciler:
                     raise trouble.exception
                 if trouble is not None:
                     await trio.sleep(_BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
+                elif not self._is_settled(node, cid, mid):
+                    # Something else has to be done first: the loop does it.
+                    self._wake.set()
+                    with trio.move_on_after(_BLOCKED_S):
+                        await self._progress.wait()
 
     def _is_settled(self, node: Node, cid: int, mid: int) -> bool:
         """Whether the store has this state of the node, or a later one, at each of its names."""
@@ -155,20 +171,27 @@ class Reconciler:
         return True
 
     async def settle_deletes(self, prefix: str) -> None:
-        """Return when no stale object is directly in this prefix."""
+        """Return when what is stale directly in this prefix has been deleted, as far as it can be by now.
+
+        What a pending move still needs, and markers of folders that are still being emptied, are left.
+        """
         with trio.fail_after(self._options.fsync_timeout_s):
-            while stale := [k for k in self._index.objects_in(prefix) if k.stale and k.etag is not None]:
-                known = stale[0]
-                if known.key in self._active:
-                    await self._active[known.key].wait()
-                    continue
-                self._active[known.key] = trio.Event()
-                await self._work(known.key, self._key_step)
-                trouble = self.trouble.get(known.key)
-                if trouble is not None and not _passing(trouble.exception):
-                    raise trouble.exception
-                if known in self._index.objects_in(prefix):
-                    await trio.sleep(0.05)
+            for known in self._index.objects_in(prefix):
+                key = known.key
+                attempts = 0
+                while (now := self._index.object(key)) and now.stale and not key.endswith("/"):
+                    if key in self._active:
+                        await self._active[key].wait()
+                        continue
+                    self._active[key] = trio.Event()
+                    await self._work(key, self._key_step)
+                    trouble = self.trouble.get(key)
+                    if trouble is None:
+                        break
+                    if not _passing(trouble.exception):
+                        raise trouble.exception
+                    attempts += 1
+                    await trio.sleep(_BACKOFF_S[min(attempts, len(_BACKOFF_S)) - 1])
 
     async def drain(self) -> None:
         """Return when the store has everything; tries for ever."""
@@ -176,10 +199,26 @@ class Reconciler:
             # What fails keeps its own pace.
             self._index.hasten(time.time_ns(), [ino for ino in self.trouble if isinstance(ino, int)])
             self._wake.set()
-            if not self._active and not self._index.any_due() and not self._index.any_stale():
+            if (
+                not self._active
+                and not self._busy.unsettled
+                and not self._index.any_due()
+                and not self._index.any_stale()
+            ):
                 return
             with trio.move_on_after(0.5):
                 await self._progress.wait()
+
+    async def progress_but(self, node: Node | None) -> bool:
+        """Hasten everything; return when something has ended, or False if nothing but `node` is pending."""
+        self._index.hasten(time.time_ns(), [ino for ino in self.trouble if isinstance(ino, int)])
+        self._wake.set()
+        pending = self._index.pending(2)
+        if not self._active and all(node is not None and ino == node.ino for ino, _ in pending):
+            return False
+        with trio.move_on_after(1.0):
+            await self._progress.wait()
+        return True
 
     # -- one step ----------------------------------------------------------------------------------
 
@@ -196,7 +235,7 @@ class Reconciler:
                 await self._writeback.file(node)
             self.trouble.pop(ino, None)
         except Blocked:
-            self._writeback.postpone(node, 0.05)
+            self._writeback.postpone(node, _BLOCKED_S)
         except (MountstoreError, OSError) as error:
             trouble = self._note(ino, error, self._tree.path_of(ino))
             self._writeback.postpone(node, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
@@ -214,7 +253,17 @@ class Reconciler:
             trouble = self._note(key, error, key)
             self._key_later(key, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
 
-    def _note(self, what: int | str, error: Exception, name: str) -> Trouble:
+    async def _settle_step(self, what: tuple[str, str]) -> None:
+        key = what[1]
+        try:
+            await self._writeback.recover(key)
+            self.trouble.pop(what, None)
+        except (MountstoreError, OSError) as error:
+            trouble = self._note(what, error, key)
+            delay_s = _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1]
+            self._busy.unsettled[key] = trio.current_time() + delay_s
+
+    def _note(self, what: What, error: Exception, name: str) -> Trouble:
         attempts = self.trouble[what].attempts + 1 if what in self.trouble else 1
         self.last_error = f"{name}: {error}"
         log.warning("%r is not in the store yet (attempt %d): %s", name, attempts, error)
@@ -224,26 +273,6 @@ class Reconciler:
     def _key_later(self, key: str, seconds: float) -> None:
         with self._index.transaction():
             self._index.set_stale(key, time.time_ns() + int(seconds * 1e9))
-
-    # -- after a crash -----------------------------------------------------------------------------
-
-    async def recover(self) -> None:
-        """Find out what became of requests whose answers were never recorded; tries for ever."""
-        intents = self._index.intents()
-        for intent in intents:
-            self._busy.take(intent.key)
-        for intent in intents:
-            attempt = 0
-            while True:
-                try:
-                    await self._writeback.recover(intent)
-                    self._busy.give(intent.key)
-                    break
-                except StoreError as error:
-                    self.last_error = f"{intent.key}: {error}"
-                    log.warning("cannot find out about %r yet: %s", intent.key, error)
-                    await trio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-                    attempt += 1
 
 
 def _passing(error: Exception) -> bool:

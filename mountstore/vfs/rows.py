@@ -6,6 +6,8 @@ import stat
 from dataclasses import dataclass
 from typing import Any
 
+from mountstore.vfs.staging import Stack
+
 ROOT_INO = 1
 
 
@@ -14,8 +16,8 @@ class Node:
 
     __slots__ = (
         "__weakref__", "atime_ns", "base_cid", "cid", "ctime_ns", "due", "gid", "ino", "known", "listed_ns",
-        "marker", "mid", "mode", "mtime_ns", "nlink", "opens", "prefix", "rdev", "since", "size", "subtree",
-        "target", "uid", "unsaved", "writers",
+        "marker", "mid", "mode", "mtime_ns", "nlink", "opens", "prefix", "rdev", "since", "size", "stack",
+        "subtree", "target", "uid", "unsaved", "writers",
     )  # fmt: skip
 
     def __init__(self, row: tuple[Any, ...]) -> None:
@@ -27,6 +29,7 @@ class Node:
         self.opens = 0  # handles
         self.writers = 0  # handles open for writing
         self.unsaved = False  # changed by writes since the last save
+        self.stack: Stack | None = None  # the layers, once somebody has asked for them
 
     ino: int
     mode: int
@@ -94,6 +97,7 @@ class Intent:
     cid: int
     mid: int
     kind: str  # "put" or "copy"
+    ino: int
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -21,6 +21,10 @@ from pathlib import Path
 
 from mountstore.store import Data
 
+_MIN_RESERVE = 1 << 20
+_MAX_RESERVE = 32 << 20
+"""Bounds of what is kept free for the index: removing a file must work on a full disk."""
+
 
 class Extents:
     """A set of byte positions as sorted, disjoint, non-adjacent ranges."""
@@ -229,6 +233,17 @@ class Staging:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
+
+    def free_bytes(self) -> int:
+        """What may be staged yet, so that the index has room to the end."""
+        disk = os.statvfs(self._folder)
+        total = disk.f_blocks * disk.f_frsize
+        return disk.f_bavail * disk.f_frsize - min(max(total // 8, _MIN_RESERVE), _MAX_RESERVE)
+
+    def used_bytes(self) -> int:
+        """What the layers take on the disk."""
+        with os.scandir(self._folder) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
 
     def path(self, layer_id: int) -> Path:
         return self._folder / str(layer_id)

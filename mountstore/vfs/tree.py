@@ -302,7 +302,7 @@ class Tree:
         prefix = self.prefix_of(node.ino)
         self._unwant_key(prefix)
         if node.prefix is not None and node.prefix != prefix:
-            self._unwant_key(node.prefix)
+            self.unwant_prefix(node.prefix)
         self._index.delete_dentry(dentry.id)
         node.nlink = 0
         node.due = node.since = None
@@ -324,6 +324,17 @@ class Tree:
         for known in self._index.objects_with(node.base_cid) if node.base_cid else ():
             if not known.stale and self.find(known.key) is None:
                 self._index.set_stale(known.key, time.time_ns() + self._delay_ns)
+
+    def unwant_prefix(self, prefix: str) -> None:
+        """A directory has left this prefix: what the store has there is stale, unless a name wants it now.
+
+        In the caller's transaction.
+        """
+        now = time.time_ns() + self._delay_ns
+        marker = self._index.object(prefix)
+        for known in [*self._index.objects_in(prefix), *([marker] if marker else [])]:
+            if not known.stale and self.find(known.key) is None:
+                self._index.set_stale(known.key, now)
 
     def keep_implicit(self, parent: Node) -> None:
         """A directory without a marker would vanish with its last member; in the caller's transaction."""
@@ -375,7 +386,9 @@ class Tree:
                     gone = self._remove_name(target_dentry, target, now)
             self._leave_key(dentry, node)
             self._index.delete_dentry(dentry.id)
-            self._index.insert_dentry(new_parent.ino, new_name, node.ino, segment)
+            # A name that is replaced keeps its place: whoever reads the directory sees it once.
+            place = target_dentry.id if target_dentry is not None else None
+            self._index.insert_dentry(new_parent.ino, new_name, node.ino, segment, place)
             if node.is_dir and parent is not new_parent:
                 parent.nlink -= 1
                 new_parent.nlink += 1
@@ -398,11 +411,10 @@ class Tree:
             raise fail(errno.EINVAL)
         now = time.time_ns()
         with self._index.transaction():
-            for gone, moved in ((dentry, node), (other_dentry, other)):
-                self._leave_key(gone, moved)
-                self._index.delete_dentry(gone.id)
-            self._index.insert_dentry(dentry.parent, dentry.name, other.ino, dentry.segment)
-            self._index.insert_dentry(other_dentry.parent, other_dentry.name, node.ino, other_dentry.segment)
+            self._leave_key(dentry, node)
+            self._leave_key(other_dentry, other)
+            self._index.point_dentry(dentry.id, other.ino)
+            self._index.point_dentry(other_dentry.id, node.ino)
             if node.is_dir != other.is_dir and parent is not other_parent:
                 step = 1 if node.is_dir else -1
                 parent.nlink -= step
@@ -428,6 +440,18 @@ class Tree:
         self.want(node, self._checkpoint_ns if node.writers and not node.is_clean else None)
         self._index.save(node)
 
+    def is_held(self, key: str, ino: int | None = None) -> bool:
+        """Whether what the store has under this key may belong to a directory that has moved away.
+
+        As long as that one has not been visited, nobody else may write there or take over what is there;
+        but for `ino` (a directory) if it is in there itself.
+        """
+        return any(
+            self.prefix_of(moved) != node.prefix and (ino is None or not self._is_within(ino, moved))
+            for moved in self._index.moving(key)
+            if (node := self._index.node(moved)) is not None and node.nlink
+        )
+
     def _is_within(self, ino: int, ancestor: int) -> bool:
         while ino != ROOT_INO:
             if ino == ancestor:
@@ -440,10 +464,13 @@ class Tree:
 
     # -- what the store tells ----------------------------------------------------------------------
 
-    def adopt(self, parent: Node, segment: str, known: Known, *, is_dir: bool) -> Node:
+    def adopt(
+        self, parent: Node, segment: str, known: Known, *, is_dir: bool, place: int | None = None
+    ) -> Node:
         """A name for what was found in the store; in the caller's transaction.
 
-        A directory takes the plain name, a file of the same name steps aside.
+        A directory takes the plain name, a file of the same name steps aside. `place` is the position in the
+        directory of a name that this one replaces.
         """
         options = self._options
         name = name_of_segment(segment)
@@ -468,7 +495,7 @@ class Tree:
             node.size = known.size
             node.cid = node.base_cid = known.cid
         self._index.insert_node(node)
-        self._index.insert_dentry(parent.ino, name, node.ino, explicit)
+        self._index.insert_dentry(parent.ino, name, node.ino, explicit, place)
         return node
 
     def disown(self, dentry: Dentry, node: Node) -> None:

@@ -8,19 +8,27 @@ acknowledges is in the store, or with `fsync="local"` survives the loss of power
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import trio
+
+from mountstore.errors import StoreError
 from mountstore.store import Data
 from mountstore.vfs.assembly import Assembly, DirHandle, Handle
+from mountstore.vfs.content import Stale
 from mountstore.vfs.names import NAME_MAX, segment_of_name
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
 from mountstore.vfs.tree import fail
 
+log = logging.getLogger(__name__)
+
 _SYMLINK_MAX = 4095
+_WHOLE = 1 << 20  # stored files up to this size are fetched whole before they are changed in part
 _BATCH = 128  # directory entries read from the index at once
 
 
@@ -154,11 +162,13 @@ class Vfs(Assembly):
 
     async def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Node:
         self._writable()
+        await self._need_room()
         folder = await self._listed(parent, name)
         return self._made(self._tree.create(folder, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid))
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
         self._writable()
+        await self._need_room()
         folder = await self._listed(parent, name)
         return self._made(self._tree.create(folder, name, mode, uid, gid, rdev=rdev))
 
@@ -166,6 +176,7 @@ class Vfs(Assembly):
         self._writable()
         if len(target) > _SYMLINK_MAX:
             raise fail(errno.ENAMETOOLONG)
+        await self._need_room()
         folder = await self._listed(parent, name)
         return self._made(self._tree.create(folder, name, stat.S_IFLNK | 0o777, uid, gid, target=target))
 
@@ -178,6 +189,7 @@ class Vfs(Assembly):
         there = self._index.entry(parent, name)
         if there is not None and not flags & os.O_EXCL:
             return there, await self.open(there.ino, flags)
+        await self._need_room()
         node = self._tree.create(folder, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, writers=1)
         node.opens = 1
         return node, self._new_handle(Handle(node, (flags & ~os.O_ACCMODE) | os.O_RDWR))
@@ -188,6 +200,7 @@ class Vfs(Assembly):
 
     async def link(self, ino: int, parent: int, name: bytes) -> Node:
         self._writable()
+        await self._need_room()
         folder = await self._listed(parent, name)
         node = self._node(ino)
         self._tree.link(node, folder, name)
@@ -250,7 +263,6 @@ class Vfs(Assembly):
         if node.writers and not node.is_clean:
             self._postpone(node)
         with self._index.transaction():
-            self._content.save(node)
             self._index.save(node)
         if trim:
             self._content.trim(node)
@@ -277,6 +289,8 @@ class Vfs(Assembly):
         node = self._node(ino)
         if node.is_dir:
             raise fail(errno.EISDIR)
+        if node.ino in self._gone:
+            raise fail(errno.ESTALE)  # the kernel looks the name up again, and finds the new version
         handle = Handle(node, flags)
         if handle.writable:
             self._writable()
@@ -302,22 +316,68 @@ class Vfs(Assembly):
     async def read(self, handle: int, offset: int, size: int) -> Data:
         """Up to `size` bytes; fewer only at the end. Raises Stale, StoreError."""
         data = self.read_now(handle, offset, size)
-        if data is None:
-            file = self._file(handle)
-            data = await self._content.read(file.node, offset, offset + size, file.readahead)
-        return data
+        if data is not None:
+            return data
+        file = self._file(handle)
+        node = file.node
+        try:
+            return await self._content.read(node, offset, offset + size, file.readahead)
+        except Stale:
+            # Others replaced the file. The name leads to the new version from now on; those who have read
+            # of the old one are told, anybody else has opened the new one.
+            unread = all(other.readahead.end == 0 for other in self._files_of(node))
+            await self._listing.revalidate(node, in_place=unread)
+            if node.nlink and unread:
+                return await self._content.read(node, offset, offset + size, file.readahead)
+            self._gone.add(node.ino)
+            raise
+
+    def _files_of(self, node: Node) -> list[Handle]:
+        return [other for other in self._handles.values() if isinstance(other, Handle) and other.node is node]
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Put bytes into the journal. Raises ENOSPC, EFBIG; then nothing was written."""
         node = self._file(handle).node
         if offset + len(data) >= 1 << 62:
             raise fail(errno.EFBIG)
+        if not self._content.has_room(len(data)):
+            await self._wait_for_room(node, len(data))
+        if node.base_cid and node.size <= _WHOLE and (offset or len(data) < node.size):
+            await self._take_whole(node)
         self._content.write(node, offset, data)
         self._tree.changed_content(node)
         if not node.unsaved:
             node.unsaved = True
             self._unsaved.add(node)
         return len(data)
+
+    async def _take_whole(self, node: Node) -> None:
+        """Before a small stored file is changed in part: its upload will need all of it.
+
+        While the store is away the change goes on without.
+        """
+        if self._content.stack(node).layers:
+            return
+        try:
+            await self._content.localise(node)
+        except Stale:
+            await self._listing.revalidate(node, in_place=False)
+            self._gone.add(node.ino)
+            raise
+        except StoreError as error:
+            log.info("%s is not here and cannot be fetched now: %s", self._tree.path_of(node.ino), error)
+
+    async def _wait_for_room(self, node: Node | None, size: int) -> None:
+        """Return when uploads have made room. Raises ENOSPC if there is nothing that could."""
+        with trio.move_on_after(self.options.room_timeout_s):
+            while await self._reconciler.progress_but(node):
+                if self._content.has_room(size):
+                    return
+        raise fail(errno.ENOSPC)
+
+    async def _need_room(self) -> None:
+        if not self._content.has_room(0):
+            await self._wait_for_room(None, 0)
 
     def flush(self, handle: int) -> None:
         """What was written survives the death of the process."""

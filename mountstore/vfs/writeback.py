@@ -22,7 +22,7 @@ from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed
 from mountstore.store import ObjectInfo
 from mountstore.vfs.attrs import metadata_of
-from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot
+from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot, Stale
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
 from mountstore.vfs.names import NAME_MAX
@@ -32,6 +32,7 @@ from mountstore.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
+_ASK_AGAIN_S = 0.5  # after which a request without an answer is asked about
 _BATCH = 256  # members of a moved directory that are visited in one transaction
 
 
@@ -85,10 +86,11 @@ class Writeback:
     async def file(self, node: Node) -> None:
         if node.unsaved:
             with self._index.transaction():
-                self._content.save(node)
                 self._index.save(node)
         for dentry in self._index.links(node.ino):
             key = self._tree.key_of(dentry)
+            if key in self._busy.unsettled:
+                await self.recover(key)
             known = self._index.object(key)
             if known is not None and known.cid == node.cid and known.mid == node.mid:
                 if known.stale:
@@ -133,27 +135,64 @@ class Writeback:
             snapshot = self._content.freeze(node)
             body = self._content.body(snapshot, self._store.store)
         mid = node.mid
-        intent = Intent(key, json.dumps(metadata), snapshot.size, snapshot.cid, mid, "put")
+        intent = Intent(key, json.dumps(metadata), snapshot.size, snapshot.cid, mid, "put", node.ino)
         self._busy.take(key)
         self.uploading.add(node.ino)
-        landed = False
         try:
             with self._index.transaction():
                 self._index.put_intent(intent)
             info = await self._put(key, body, metadata, known, intent)
-            landed = True
+        except PreconditionFailed:
+            self._thaw(node, snapshot)
+            await self._lost_race(node, dentry, key)
+        except Stale:
+            self._thaw(node, snapshot)
+            await self._base_lost(node, key)
+        except BaseException:
+            self._thaw(node, snapshot)
+            self._unsettled(key)
+            raise
+        else:
             self._record(intent, info, node, snapshot)
             self.uploaded_count += 1
             self.uploaded_bytes += snapshot.size
-        except PreconditionFailed:
-            landed = True
-            self._thaw(node, snapshot)
-            await self._conflict(node, dentry, key)
         finally:
-            if not landed:
-                self._thaw(node, snapshot)
             self.uploading.discard(node.ino)
             self._busy.give(key)
+
+    def _unsettled(self, key: str) -> None:
+        """The request may have landed or not: until that is known, nothing is believed of this key."""
+        if self._index.intents(key):
+            self._busy.unsettled[key] = trio.current_time() + _ASK_AGAIN_S
+
+    async def _lost_race(self, node: Node, dentry: Dentry, key: str) -> None:
+        try:
+            if not await self._landed_before(key):
+                await self._conflict(node, dentry, key)
+        except BaseException:
+            self._unsettled(key)
+            raise
+
+    async def _base_lost(self, node: Node, key: str) -> None:
+        """A file was changed in part, and somebody replaced the object that has the rest of it."""
+        base_cid = node.base_cid
+        for known in self._index.objects_with(base_cid):
+            info = await self._head(known.key)
+            if info is not None and info.etag == known.etag:
+                raise Blocked  # it is still there: a passing fault
+        if node.base_cid != base_cid:
+            raise Blocked
+        with self._index.transaction():
+            self._index.drop_intents(key)
+            path = self._tree.path_of(node.ino)
+            if not self._content.abandon_base(node):
+                log.error(
+                    "%r: others replaced the object while this file was changed in part; what was written"
+                    " here is kept, what was not written here is gone from the store and reads as zeros",
+                    path,
+                )
+            self._index.save(node)
+        raise Blocked
 
     def _thaw(self, node: Node, snapshot: Snapshot) -> None:
         if node.target is not None:
@@ -213,7 +252,7 @@ class Writeback:
         gone = []
         self._listing.touch(intent.key)
         with self._index.transaction():
-            self._index.drop_intent(intent.key)
+            self._index.drop_intents(intent.key)
             self._index.put_object(
                 Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
             )
@@ -253,8 +292,9 @@ class Writeback:
         if source.key in self._busy:
             raise Blocked
         known = self._index.object(key)
-        intent = Intent(key, json.dumps(metadata), source.size, source.cid, node.mid, "copy")
+        intent = Intent(key, json.dumps(metadata), source.size, source.cid, node.mid, "copy", node.ino)
         self._busy.take(key)
+        self.uploading.add(node.ino)  # so that nobody else moves the content away under it
         try:
             if source.key != key:
                 await self._look_first(key, known.etag if known else None)
@@ -272,39 +312,63 @@ class Writeback:
             self._record(intent, info, None, None)
             self.uploaded_count += 1
         except (PreconditionFailed, NotFound):
-            with self._index.transaction():
-                self._index.drop_intent(key)
-            if source.key != key and (there := await self._head(key)) is not None:
-                if self._is_ours(there, intent):
-                    self._record(intent, there, None, None)
-                    return
-                if there.etag != (known.etag if known else None):
-                    await self._conflict(node, dentry, key)
-                    return
-            await self._source_changed(node, source, key)
+            await self._copy_failed(node, dentry, key, known, source)
+        except BaseException:
+            self._unsettled(key)
+            raise
         finally:
+            self.uploading.discard(node.ino)
             self._busy.give(key)
 
-    async def _source_changed(self, node: Node, source: Known, key: str) -> None:
+    async def _copy_failed(
+        self, node: Node, dentry: Dentry, key: str, known: Known | None, source: Known
+    ) -> None:
+        """Source or target is not what it was known to be."""
+        if await self._landed_before(key):
+            return
+        with self._index.transaction():
+            self._index.drop_intents(key)
+        if source.key != key:
+            there = await self._head(key)
+            if there is not None and there.etag != (known.etag if known else None):
+                await self._conflict(node, dentry, key)
+                return
+        await self._source_changed(node, source)
+
+    async def _source_changed(self, node: Node, source: Known) -> None:
         """Somebody replaced or removed the object that a clean node was to be copied from."""
         info = await self._head(source.key)
+        if node.base_cid != source.cid or self._index.object(source.key) != source:
+            raise Blocked
+        links = self._index.links(node.ino)
         with self._index.transaction():
             if info is None:
                 self._index.drop_object(source.key)
                 if not self._index.objects_with(node.cid):
                     path = self._tree.path_of(node.ino)
                     log.warning("%r was removed by somebody else: so is %r", source.key, path)
-                    for dentry in self._index.links(node.ino):
+                    for dentry in links:
                         self._tree.disown(dentry, node)
-            else:
-                cid, mid = self._index.new_id(), self._index.new_id()
-                self._index.put_object(
-                    Known(source.key, info.etag, info.size, info.mtime_ns, cid, mid, source.stale)
-                )
-                node.cid = node.base_cid = cid
-                node.size, node.mtime_ns = info.size, info.mtime_ns
-                self._index.save(node)
+            elif info.etag != source.etag:
+                known = Known(
+                    source.key, info.etag, info.size, info.mtime_ns, self._index.new_id(),
+                    self._index.new_id(), source.stale,
+                )  # fmt: skip
+                self._index.put_object(known)
+                for dentry in links:
+                    # As in a listing: whoever has it open keeps the version that was opened.
+                    self._replace(dentry, node, known, info)
         raise Blocked
+
+    def _replace(self, dentry: Dentry, node: Node, known: Known, info: ObjectInfo) -> None:
+        parent = self._index.node(dentry.parent)
+        assert parent is not None
+        segment = self._tree.key_of(dentry)[len(self._tree.prefix_of(parent.ino)) :]
+        self._tree.disown(dentry, node)
+        new = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id)
+        self._listing.apply(new, info)
+        self._tree.want(new, 0)
+        self._index.save(new)
 
     # -- conflicts ---------------------------------------------------------------------------------
 
@@ -312,7 +376,7 @@ class Writeback:
         """Somebody else was first: theirs keeps the name, ours goes beside it."""
         info = await self._head(key)
         with self._index.transaction():
-            self._index.drop_intent(key)
+            self._index.drop_intents(key)
             if info is None:
                 self._index.drop_object(key)
                 return
@@ -327,7 +391,7 @@ class Writeback:
                 )
                 self._index.put_object(known)
                 segment = key[len(self._tree.prefix_of(parent.ino)) :]
-                theirs = self._tree.adopt(parent, segment, known, is_dir=False)
+                theirs = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id)
                 self._listing.apply(theirs, info)
                 self._index.save(theirs)
                 self._index.add_conflict(node.ino)
@@ -355,6 +419,8 @@ class Writeback:
 
     async def _make_room(self, key: str, node: Node) -> None:
         """Before a key is written: rescue content that only lives there, remove what is in the way."""
+        if self._tree.is_held(key):
+            raise Blocked
         if (known := self._index.object(key)) is not None and known.cid and known.cid != node.cid:
             for ino in self._index.users_of_content(known.cid):
                 other = self._index.node(ino)
@@ -387,7 +453,8 @@ class Writeback:
                 self.postpone(node, 0)
                 raise Blocked
         # Open but unlinked, or two names that change places.
-        await self._content.localise(node)
+        if not await self._content.localise(node):
+            raise Blocked
         if node.nlink:
             with self._index.transaction():
                 self._tree.want(node, 0)
@@ -402,6 +469,8 @@ class Writeback:
             self.done(node)
             return
         key = self._tree.prefix_of(node.ino)
+        if key in self._busy.unsettled:
+            await self.recover(key)
         known = self._index.object(key)
         if known is not None and known.etag is not None and known.mid == node.mid:
             if known.stale:
@@ -417,6 +486,8 @@ class Writeback:
         mid = node.mid
         self._busy.take(key)
         try:
+            with self._index.transaction():
+                self._index.put_intent(Intent(key, json.dumps(metadata), 0, 0, mid, "put", node.ino))
             if known is not None and known.size:
                 # Somebody keeps content in a marker: only its attributes are ours.
                 info = await self._store.update_metadata(key, metadata, if_match=known.etag)
@@ -424,9 +495,13 @@ class Writeback:
                 info = await self._store.put(key, b"", metadata=metadata)
             self._listing.touch(key)
             with self._index.transaction():
+                self._index.drop_intents(key)
                 self._index.put_object(Known(key, info.etag, info.size, info.mtime_ns, 0, mid, 0))
                 if not node.nlink or self._tree.prefix_of(node.ino) != key:
                     self._index.set_stale(key, time.time_ns())
+        except BaseException:
+            self._unsettled(key)
+            raise
         finally:
             self._busy.give(key)
         if node.mid == mid and node.nlink and self._tree.prefix_of(node.ino) == key and not node.subtree:
@@ -441,7 +516,7 @@ class Writeback:
         wanted = self._tree.prefix_of(node.ino)
         if node.prefix is not None and node.prefix != wanted:
             with self._index.transaction():
-                self._unwant_if_unnamed(node.prefix)
+                self._tree.unwant_prefix(node.prefix)
         after = 0
         while node.nlink and (batch := self._index.children(node.ino, after, _BATCH)):
             with self._index.transaction():
@@ -470,13 +545,16 @@ class Writeback:
             with self._index.transaction():
                 self._index.set_stale(key, 0)
             return
-        if key in self._busy:
+        if key in self._busy or self._tree.is_held(key):
             raise Blocked
         if known.cid and all(k.key == key or k.stale for k in self._index.objects_with(known.cid)):
             for ino in self._index.users_of_content(known.cid):
                 user = self._index.node(ino)
-                if user is not None and (user.nlink or user.opens):
-                    raise Blocked  # a move that has not been copied yet, or a file that is still open
+                if user is None or not (user.nlink or user.opens):
+                    continue
+                # A move that has not been copied yet, or a file that is still open.
+                if user.nlink or not await self._content.localise(user):
+                    raise Blocked
         if key.endswith("/") and any(below.key != key for below in self._index.objects_below(key)):
             with self._index.transaction():
                 self._index.park(key)
@@ -515,17 +593,45 @@ class Writeback:
             with self._index.transaction():
                 self._listing.expire(parent)
 
-    # -- after a crash -----------------------------------------------------------------------------
+    # -- lost answers ------------------------------------------------------------------------------
 
-    async def recover(self, intent: Intent) -> None:
-        info = await self._head(intent.key)
-        if info is None or not self._is_ours(info, intent):
-            with self._index.transaction():
-                self._index.drop_intent(intent.key)
-            return
+    async def _landed_before(self, key: str) -> bool:
+        """Whether the object is what an earlier request of ours put, whose answer was lost; recorded then."""
+        info = await self._head(key)
+        for intent in self._index.intents(key):
+            if info is not None and self._is_ours(info, intent):
+                self._adopt_landed(intent, info)
+                return True
+        return False
+
+    def _adopt_landed(self, intent: Intent, info: ObjectInfo) -> None:
+        node = self._index.node(intent.ino)
+        gone = []
+        self._listing.touch(intent.key)
         with self._index.transaction():
+            self._index.drop_intents(intent.key)
             self._index.put_object(
-                Known(intent.key, info.etag, info.size, info.mtime_ns, intent.cid, intent.mid, 0)
+                Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
             )
-            self._index.drop_intent(intent.key)
+            if node is not None and node.nlink and not node.is_dir and intent.kind == "put":
+                # Layers that went into it may stay above it: they hold the same bytes.
+                node.base_cid = intent.cid
+                self._content.stack(node).version += 1
+                if node.cid == intent.cid:
+                    gone = self._content.drop(node)
+                self._index.save(node)
             self._unwant_if_unnamed(intent.key)
+        self._content.remove(gone)
+
+    async def recover(self, key: str) -> None:
+        """Find out which of the requests to this key has landed. Raises StoreError."""
+        await self._busy.wait(key)
+        if self._index.intents(key):
+            self._busy.take(key)
+            try:
+                if not await self._landed_before(key):
+                    with self._index.transaction():
+                        self._index.drop_intents(key)
+            finally:
+                self._busy.give(key)
+        self._busy.unsettled.pop(key, None)

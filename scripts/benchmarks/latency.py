@@ -14,7 +14,9 @@ CHUNK_BYTES = 1 << 18
 IN_FLIGHT = 256
 
 
-async def _receive(source: trio.SocketStream, queue: trio.MemorySendChannel[tuple[float, bytes]], delay_s: float) -> None:
+async def _receive(
+    source: trio.SocketStream, queue: trio.MemorySendChannel[tuple[float, bytes]], delay_s: float
+) -> None:
     async with queue:
         try:
             async for data in source:

@@ -6,21 +6,23 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mountstore.errors import StoreError, UsageError
+from mountstore.errors import UsageError
 from mountstore.registry import open_store, parse, redact
+from mountstore.registry.urls import write_query
 from mountstore.store import ObjectStore
 from scripts.benchmarks import latency
 from scripts.benchmarks.inputs import Inputs
 from tests import servers
 
 LISTING = "listing"
-SERVERS = {"versitygw": servers.versitygw, "minio": servers.minio}
+Server = Callable[[], contextlib.AbstractContextManager[servers.S3Server]]
+SERVERS: Mapping[str, Server] = {"versitygw": servers.versitygw, "minio": servers.minio}
 KINDS = (*SERVERS, "sqlite", "file", "memory")
 BOUND = ("setpriv", "--pdeathsig", "TERM", "--")
 """Before a command: it is asked to end when we end, however we do."""
@@ -35,7 +37,6 @@ class Place:
 
     name: str
     url: str
-    env: Mapping[str, str] = field(repr=False)
     truth: ObjectStore | None = field(repr=False)
     bucket: str = ""
     prefix: str = ""
@@ -56,14 +57,14 @@ def open_place(store: str, latency_ms: float, folder: Path, unique: str) -> Iter
             server = stack.enter_context(SERVERS[store]())
             os.environ.update({k: v for k, v in server.env().items() if k != "AWS_ENDPOINT_URL"})
             os.environ.pop("AWS_ENDPOINT_URL", None)
-            place = _s3(stack, store, server.new_bucket(), "", server.endpoint, latency_ms, "")
+            place = _s3(stack, store, server.new_bucket(), "", server.endpoint, latency_ms, {})
         elif store in KINDS:
             urls = {"memory": "memory:", "sqlite": f"sqlite://{folder / 'store.sqlite'}"}
             if store == "file":
                 (folder / "store").mkdir()
             url = urls.get(store, f"file://{folder / 'store'}")
             truth = None if store == "memory" else stack.enter_context(open_store(url))
-            place = Place(store, url, {}, truth)
+            place = Place(store, url, truth)
         elif ":" not in store:
             raise UsageError(f"--store is one of {', '.join(KINDS)}, or a URL; {store!r} is neither")
         else:
@@ -77,14 +78,13 @@ def _given(stack: contextlib.ExitStack, url: str, latency_ms: float, unique: str
         truth = stack.enter_context(open_store(url))
         if truth.list(limit=1).objects:
             raise UsageError(f"{redact(url)} is not empty; give a store that may be filled and emptied")
-        stack.callback(_empty, truth, "")
-        return Place(redact(url), url, {}, truth)
-    bucket = parsed.netloc or ""
-    path = (parsed.query.get("prefix") or (parsed.path or "")).strip("/")
+        stack.callback(lambda: truth.delete_many(list(truth.keys())))
+        return Place(redact(url), url, truth)
+    path = (parsed.query.get("prefix") or parsed.raw_path).strip("/")
     prefix = f"{path}/bench-{unique}".lstrip("/")
+    more = {k: v for k, v in parsed.query.items() if k not in ("prefix", "endpoint")}
     endpoint = parsed.query.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
-    more = "".join(f"&{k}={v}" for k, v in parsed.query.items() if k not in ("prefix", "endpoint"))
-    return _s3(stack, redact(url), bucket, prefix, endpoint, latency_ms, more)
+    return _s3(stack, redact(url), parsed.netloc or "", prefix, endpoint, latency_ms, more)
 
 
 def _s3(
@@ -94,25 +94,23 @@ def _s3(
     prefix: str,
     endpoint: str,
     latency_ms: float,
-    more: str,
+    more: Mapping[str, str],
 ) -> Place:
-    def url_at(where: str) -> str:
-        query = (f"&endpoint={where}" if where else "") + more
-        return f"s3://{bucket}/{prefix}" + (f"?{query[1:]}" if query else "")
+    def url_at(where: str, path: str = prefix) -> str:
+        return f"s3://{bucket}/{path}" + write_query({**more, **({"endpoint": where} if where else {})})
 
-    truth = stack.enter_context(open_store(url_at(endpoint)))
     if prefix:
-        stack.callback(_empty, truth, "")
-        with contextlib.suppress(StoreError):
-            truth.put("", b"")
-    seen = endpoint
-    if latency_ms:
-        seen = stack.enter_context(_proxy(endpoint, latency_ms))
-    return Place(name, url_at(seen), {}, truth, bucket, prefix, seen)
+        with open_store(url_at(endpoint, "")) as whole:
+            whole.put(f"{prefix}/", b"")  # s3fs mounts no folder without its marker
+            stack.callback(_delete, url_at(endpoint, ""), f"{prefix}/")
+    truth = stack.enter_context(open_store(url_at(endpoint)))
+    seen = stack.enter_context(_proxy(endpoint, latency_ms)) if latency_ms else endpoint
+    return Place(name, url_at(seen), truth, bucket, prefix, seen)
 
 
-def _empty(store: ObjectStore, prefix: str) -> None:
-    store.delete_many(list(store.keys(prefix)))
+def _delete(url: str, prefix: str) -> None:
+    with open_store(url) as store:
+        store.delete_many(list(store.keys(prefix)))
 
 
 @contextlib.contextmanager
@@ -141,5 +139,3 @@ def fill_listing(store: ObjectStore, inputs: Inputs) -> None:
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(lambda item: store.put(item[0], bytes(item[1])), objects.items()):
             pass
-
-

@@ -148,7 +148,8 @@ class Mount:
     def start(self, *more: str) -> Self:
         """Mount, and return once it works; AssertionError with what the command said if it does not."""
         need_fuse()
-        self.root.mkdir(parents=True, exist_ok=True)
+        if mounted_at(self.root) is None:
+            self.root.mkdir(parents=True, exist_ok=True)
         _live.add(self)
         command("mount", "--state-dir", self.state, *self.options, *more, self.store, self.root, env=self.env)
         assert mounted_at(self.root), f"mount said that it works, and nothing is mounted\n{self.log()}"
@@ -158,7 +159,7 @@ class Mount:
 
     @contextlib.contextmanager
     def limit(self, limit_s: float) -> Iterator[None]:
-        """Within, the daemon is killed after this many seconds; afterwards the mount's own limit runs anew."""
+        """Within, the daemon is killed after this many seconds; afterwards its own limit runs anew."""
         self._start_timer(limit_s)
         try:
             yield

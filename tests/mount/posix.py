@@ -275,6 +275,33 @@ def sizes(root: Path, scratch: Path) -> None:
 
 
 @workload
+def overwrite_what_was_made_durable(root: Path, scratch: Path) -> None:
+    """Parts of files that need no writing any more are written anew; closed, and read by a new handle."""
+    wanted = bytearray(b"o" * 1_000_000)
+    wanted[500_000:505_000] = b"N" * 5_000
+    for name in ["same handle", "new handle", "shorter", "longer"]:
+        path = root / name
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.write(file, b"o" * 1_000_000)
+        os.fsync(file)
+        if name != "same handle":
+            os.close(file)
+            file = os.open(path, os.O_RDWR)
+        os.pwrite(file, b"N" * 5_000, 500_000)
+        assert os.pread(file, 6_000, 499_500) == wanted[499_500:505_500]
+        if name == "shorter":
+            os.ftruncate(file, 700_001)
+        if name == "longer":
+            os.ftruncate(file, 1_200_000)
+        os.close(file)
+        size = {"shorter": 700_001, "longer": 1_200_000}.get(name, 1_000_000)
+        expected = bytes(wanted).ljust(size, b"\0")[:size]
+        assert path.read_bytes() == expected
+        os.rename(path, root / f"{name}, moved")
+        assert (root / f"{name}, moved").read_bytes() == expected
+
+
+@workload
 def file_system_size(root: Path, scratch: Path) -> None:
     (root / "file").write_bytes(b"x" * 10_000)
     said = os.statvfs(root)

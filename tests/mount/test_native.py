@@ -39,13 +39,13 @@ def check_objects(case: StoreCase, root: Path) -> int:
     return len(wanted)
 
 
-@pytest.mark.parametrize("prefix", ["", "deep/er prefix/ünï/"])
+@pytest.mark.parametrize("prefix", ["", "deep/er, prefix/ünï/"])
 @pytest.mark.parametrize("kind", S3_SERVERS)
 def test_boto3_reads_what_the_mount_writes(
     kind: str, prefix: str, request: pytest.FixtureRequest, base: Path, mounts: Mounts
 ) -> None:
     case = make_case(kind, request, base, prefix=prefix)
-    mount = mounts(case)
+    mount = mounts(case, name="mount, pöint")
     source = build_source(base / "source", files=150, seed=21)
     run("cp", "-a", f"{source}/.", mount.root)
     mount.sync()

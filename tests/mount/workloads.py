@@ -69,10 +69,10 @@ def find(root: Path, scratch: Path) -> None:
         ["-type", "d", "-empty"],
         ["-type", "l"],
         ["-perm", "-u+x", "-type", "f"],
-        ["-size", "+3k"],
+        ["-size", "+3k", "-type", "f"],
         ["-name", "*é*"],
         ["-newermt", "2018-06-01"],
-        ["-printf", "%P %y %s %m %T@ %l\\n", "-type", "f"],
+        ["-not", "-type", "d", "-printf", "%P %y %s %m %T@ %l\\n"],
     ]:
         wanted = sorted(run("find", ".", *test, cwd=source).splitlines())
         assert wanted, f"find {test} finds nothing to compare"

@@ -1,0 +1,330 @@
+"""Objects that are files of a tree, wherever in it: what stores of files have in common.
+
+What differs is given by a subclass: where a key's file lies (`_names`), what else goes with it, and how
+the keys are listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import BinaryIO
+
+from mountstore.backends._arguments import blocks, clip_range, flat
+from mountstore.backends._filesystem_listing import etag_of
+from mountstore.backends._filesystem_objects import (
+    Names,
+    ObjectFiles,
+    check_etag,
+    copy_content,
+    info_of,
+    read_rest,
+    write,
+)
+from mountstore.backends._filesystem_tree import ABSENT, Tree, lock_name, translated
+from mountstore.errors import AccessDenied, NotFound, StoreError, Unavailable
+from mountstore.store import Data, ObjectInfo, ObjectStore, check_conditions
+
+_BLOCK_BYTES = 1 << 20
+_TRIES = 1000
+
+
+def open_tree(root: str | os.PathLike[str], *, durable: bool, create: bool) -> Tree:
+    """The tree below the folder `root`, made if `create` says so. Raises StoreError, in one line."""
+    path = os.fspath(root)
+    try:
+        if create:
+            os.makedirs(path, exist_ok=True)
+        return Tree(path, durable=durable)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(f"{path} is not a directory; name one") from None
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist; make it first") from None
+    except PermissionError as error:
+        raise AccessDenied(f"{path}: {error.strerror}; check its permissions") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+class FileStore(ObjectStore):
+    """A store over `tree`, whose files are read and finished by `files`. It closes the tree."""
+
+    def __init__(self, tree: Tree, files: ObjectFiles) -> None:
+        self._tree = tree
+        self._files = files
+
+    def close(self) -> None:
+        self._tree.close()
+
+    # -- what a subclass says ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _names(self, key: str) -> Names:
+        """Where the file of the key lies, below the root. Raises InvalidKey."""
+
+    def _placing(self, key: str, names: Names, folder: int) -> None:
+        """Called before a file gets its name in the open `folder`, under the lock of the key."""
+
+    def _placed(self, key: str, names: Names, folder: int) -> None:
+        """Called after a file got its name in the open `folder`, under the lock of the key."""
+
+    def _remove(self, key: str, place: Names) -> None:
+        """Remove the file at `place`, under the lock of the key. Raises OSError."""
+        self._tree.remove(place)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def head(self, key: str) -> ObjectInfo:
+        names = self._names(key)
+        opened = self._files.open(key, names)
+        if opened is None:
+            return self._files.empty_folder(key, names)
+        fd, found = opened
+        try:
+            return info_of(key, found, self._files.metadata(fd))
+        except OSError as error:
+            raise translated(error, key) from error
+        finally:
+            os.close(fd)
+
+    def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
+        names = self._names(key)
+        opened = self._files.open(key, names)
+        if opened is None:
+            info = self._files.empty_folder(key, names)
+            check_etag(key, info.etag, if_match)
+            clip_range(key, start, stop, 0)
+            return b""
+        fd, found = opened
+        try:
+            if if_match is not None:
+                check_etag(key, etag_of(found), if_match)
+            start, stop = clip_range(key, start, stop, found.st_size)
+            data = os.pread(fd, stop - start, start)
+            if len(data) == stop - start:
+                return data
+            return read_rest(key, fd, data, start, stop)
+        except OSError as error:
+            raise translated(error, key) from error
+        finally:
+            os.close(fd)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def put(
+        self,
+        key: str,
+        data: Data | BinaryIO,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        check_conditions(key, if_match, if_absent)
+        names = self._names(key)
+        kept = self._files.kept(key, metadata)
+        conditional = if_absent or if_match is not None
+        if conditional:
+            self._files.check(key, names, if_match, if_absent)
+        name, fd = self._new_file(key)
+        try:
+            if isinstance(data, Data):
+                write(fd, key, flat(data))
+            else:
+                for block in blocks(data, _BLOCK_BYTES):
+                    write(fd, key, block)
+            found = self._files.finish(key, fd, kept)
+            self._into_place(key, names, name, (if_match, if_absent) if conditional else None)
+        except BaseException:
+            self._tree.discard(name)
+            raise
+        finally:
+            os.close(fd)
+        return info_of(key, found, kept)
+
+    def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
+        try:
+            names = self._names(key)
+            with self._tree.locks.hold(lock_name(names)):
+                try:
+                    place, found = self._tree.find(names)
+                    check_etag(key, etag_of(found), if_match)
+                    self._remove(key, place)
+                except OSError as error:
+                    if error.errno not in ABSENT:
+                        raise
+                    info = self._files.empty_folder(key, names)
+                    check_etag(key, info.etag, if_match)
+                    self._tree.prune(names[:-1])
+        except NotFound:
+            if not missing_ok:
+                raise
+        except OSError as error:
+            raise translated(error, key) from error
+
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> ObjectInfo:
+        names, target_names = self._names(source), self._names(target)
+        kept = None if metadata is None else self._files.kept(target, metadata)
+        if source == target:
+            info = self._set_metadata(source, names, kept, if_match)
+            if info is not None:
+                return info
+        opened = self._files.open(source, names)
+        if opened is None:
+            check_etag(source, self._files.empty_folder(source, names).etag, if_match)
+            return self.put(target, b"", metadata=metadata)
+        from_fd, found = opened
+        try:
+            check_etag(source, etag_of(found), if_match)
+            if kept is None:
+                kept = self._files.metadata(from_fd)
+            name, fd = self._new_file(target)
+            try:
+                copy_content(from_fd, fd, found.st_size)
+                copied = self._files.finish(target, fd, kept)
+                condition = (etag_of(found), False) if source == target else None
+                self._into_place(target, target_names, name, condition)
+            except BaseException:
+                self._tree.discard(name)
+                raise
+            finally:
+                os.close(fd)
+            return info_of(target, copied, kept)
+        except OSError as error:
+            raise translated(error, source) from error
+        finally:
+            os.close(from_fd)
+
+    def rename(self, source: str, target: str, *, if_match: str | None = None) -> ObjectInfo:
+        names, target_names = self._names(source), self._names(target)
+        if source == target or not self._files.is_file(names):
+            info = self.head(source)
+            check_etag(source, info.etag, if_match)
+            if source != target:
+                info = self.put(target, b"")
+                self.delete(source, missing_ok=True)
+            return info
+        try:
+            for _ in range(_TRIES):
+                try:
+                    folder = self._tree.made(target_names[:-1])
+                except FileNotFoundError:
+                    continue
+                try:
+                    with self._tree.locks.hold(lock_name(names), lock_name(target_names)):
+                        return self._move(source, names, target, target_names, folder, if_match)
+                except _Gone:
+                    continue
+                finally:
+                    self._tree.leave(folder)
+            raise Unavailable(f"the folder of {target!r} is removed again and again", key=target)
+        except (StoreError, OSError) as error:
+            self._tree.prune(target_names[:-1])
+            if isinstance(error, OSError):
+                raise translated(error, source) from error
+            raise
+
+    def _move(
+        self, source: str, names: Names, target: str, target_names: Names, folder: int, if_match: str | None
+    ) -> ObjectInfo:
+        """Rename, with both keys locked and the target's folder open."""
+        place, found = self._tree.find(names)
+        info = info_of(target, found, None)
+        check_etag(source, info.etag, if_match)
+        from_folder = self._tree.folder(place[:-1], flags=os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if self.capabilities.metadata:
+                fd = os.open(place[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=from_folder)
+                try:
+                    info = replace(info, metadata=self._files.metadata(fd))
+                finally:
+                    os.close(fd)
+            else:
+                info = replace(info, metadata={})
+            try:
+                self._placing(target, target_names, folder)
+                self._tree.place(from_folder, place[-1], folder, target_names[-1])
+                self._placed(target, target_names, folder)
+            except FileNotFoundError:
+                raise _Gone from None
+            if found.st_nlink > 1:
+                # Renaming one link of a file onto another does nothing at all.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(place[-1], dir_fd=from_folder)
+            self._tree.sync(from_folder)
+        finally:
+            self._tree.leave(from_folder)
+        self._tree.prune(place[:-1])
+        return info
+
+    # -- within -----------------------------------------------------------------------------------
+
+    def _new_file(self, key: str) -> tuple[str, int]:
+        try:
+            return self._tree.new_file()
+        except OSError as error:
+            raise translated(error, key) from error
+
+    def _into_place(
+        self, key: str, names: Names, name: str, condition: tuple[str | None, bool] | None
+    ) -> None:
+        try:
+            for _ in range(_TRIES):
+                try:
+                    folder = self._tree.made(names[:-1])
+                except FileNotFoundError:
+                    continue  # the folder above it was removed before this one was made
+                try:
+                    with self._tree.locks.hold(lock_name(names)):
+                        if condition is not None:
+                            self._files.check(key, names, *condition)
+                        self._placing(key, names, folder)
+                        self._tree.place(self._tree.writing, name, folder, names[-1])
+                        self._placed(key, names, folder)
+                    return
+                except FileNotFoundError:
+                    continue  # another call found the folder empty and removed it
+                finally:
+                    self._tree.leave(folder)
+            raise Unavailable(f"the folder of {key!r} is removed again and again", key=key)
+        except (StoreError, OSError) as error:
+            self._tree.prune(names[:-1])
+            if isinstance(error, OSError):
+                raise translated(error, key) from error
+            raise
+
+    def _set_metadata(
+        self, key: str, names: Names, metadata: dict[str, str] | None, if_match: str | None
+    ) -> ObjectInfo | None:
+        """Replace the metadata where the file is; None if that would change other names of the file too."""
+        try:
+            with self._tree.locks.hold(lock_name(names)):
+                opened = self._files.open(key, names)
+                if opened is None or opened[1].st_nlink > 1:
+                    if opened is not None:
+                        os.close(opened[0])
+                    return None
+                fd, found = opened
+                try:
+                    check_etag(key, etag_of(found), if_match)
+                    kept = self._files.metadata(fd) if metadata is None else metadata
+                    self._files.set_metadata(fd, kept)
+                    return info_of(key, self._files.finish(key, fd, {}), kept)
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            raise translated(error, key) from error
+
+
+class _Gone(Exception):
+    """The folder that a file was to go into was removed meanwhile."""

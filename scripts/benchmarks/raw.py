@@ -1,0 +1,113 @@
+"""The same work through the store client alone, in this process: what a mount on it can hope for.
+
+Bodies go 8 MiB at a time, 4 ranges at once; small objects 16 at once.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from mountstore.store import ObjectStore
+from scripts.benchmarks.inputs import Inputs
+from scripts.benchmarks.place import LISTING
+from scripts.benchmarks.rows import MIB
+from scripts.benchmarks.run import Results, Sample
+from scripts.benchmarks.subjects import Broken
+
+RANGE = 8 * MIB
+RANGES_AT_ONCE = 4
+SMALL_AT_ONCE = 16
+
+
+class Raw:
+    """The client at work in a folder of its own. `drop_caches` is called before what is to be cold."""
+
+    def __init__(
+        self, store: ObjectStore, inputs: Inputs, folder: str, drop_caches: Callable[[], None]
+    ) -> None:
+        self.store = store
+        self.inputs = inputs
+        self.folder = folder
+        self.results = Results()
+        self.drop_caches = drop_caches
+
+    def record(self, row: str, work: Callable[[], None]) -> None:
+        """Do it and keep the seconds that it took."""
+        began, cpu = time.perf_counter(), _cpu_s()
+        work()
+        self.results.samples[row] = Sample(time.perf_counter() - began, _cpu_s() - cpu)
+
+
+def big(raw: Raw) -> None:
+    """One object put in parts and read in ranges."""
+    key, data = f"{raw.folder}/big", raw.inputs.big_data
+
+    def write() -> None:
+        with open(raw.inputs.big, "rb") as file:
+            raw.store.put(key, file)
+
+    raw.record("write-big", write)
+    raw.drop_caches()
+    info = raw.store.head(key)
+    parts: list[bytes | bytearray | memoryview] = []
+
+    def read() -> None:
+        starts = range(0, info.size, RANGE)
+        with ThreadPoolExecutor(RANGES_AT_ONCE) as pool:
+            parts.extend(pool.map(lambda at: raw.store.get(key, at, at + RANGE, if_match=info.etag), starts))
+
+    raw.record("read-big-cold", read)
+    if b"".join(parts) != data:
+        raise Broken("the client read other bytes than were put")
+
+
+def small(raw: Raw) -> None:
+    """Many small objects, put and read at once."""
+    contents = raw.inputs.small_contents()
+    keys = {f"{raw.folder}/small/{name}": data for name, data in contents.items()}
+    read: list[bytes] = []
+
+    def write_all() -> None:
+        with ThreadPoolExecutor(SMALL_AT_ONCE) as pool:
+            list(pool.map(lambda item: raw.store.put(item[0], item[1]), keys.items()))
+
+    def read_all() -> None:
+        with ThreadPoolExecutor(SMALL_AT_ONCE) as pool:
+            read.extend(bytes(data) for data in pool.map(raw.store.get, keys))
+
+    raw.record("cp-small-stored", write_all)
+    raw.drop_caches()
+    raw.record("cat-small-cold", read_all)
+    if read != list(keys.values()):
+        raise Broken("the client read other bytes than were put")
+
+
+def listing(raw: Raw) -> None:
+    """The listed folder, and the tree in one flat listing."""
+    for row, folder, wanted in (
+        ("ls-cold", "many", raw.inputs.many()),
+        ("find-cold", "tree", raw.inputs.tree()),
+    ):
+        prefix = f"{LISTING}/{folder}/"
+        found: dict[str, int] = {}
+
+        def read(prefix: str = prefix, found: dict[str, int] = found) -> None:
+            for page in raw.store.pages(prefix):
+                found.update((info.key.removeprefix(prefix), info.size) for info in page.objects)
+
+        raw.drop_caches()
+        raw.record(row, read)
+        if {key: size for key, size in found.items() if key and not key.endswith("/")} != wanted:
+            raise Broken(f"the client lists other keys or sizes in {prefix}")
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+GROUPS: Mapping[str, Callable[[Raw], None]] = {"big": big, "small": small, "listing": listing}
+"""The function of each group that the client alone can do."""

@@ -1,0 +1,167 @@
+"""scripts/bench: every row is measured on every kind of store, and wrong work makes it fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.benchmarks.rows import SHORT, rows
+from tests.servers import S3Server
+
+PROJECT = Path(__file__).resolve().parents[1]
+LIMIT_S = 240
+MOUNT = f"{sys.executable} -m mountstore mount --foreground --state-dir {{cache}}/state"
+
+TAMPER = """
+import sys
+from mountstore.registry import open_store
+
+with open_store(sys.argv[1]) as store:
+    for key in [key for key in store.keys() if key.endswith("/big")]:
+        data = bytearray(store.get(key))
+        data[len(data) // 2] = (data[len(data) // 2] + 1) % 256
+        store.put(key, data)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    """Where the benchmark works; afterwards it has left nothing mounted and nothing behind."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    yield folder
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+    assert list(folder.iterdir()) == []
+
+
+def bench(work: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    words = [
+        str(PROJECT / "scripts" / "bench"),
+        "--short",
+        "--peers",
+        "none",
+        "--work",
+        str(work),
+        *arguments,
+    ]
+    # The environment that these tests run in, and a home whose daemons nobody else sees.
+    mine = {"MOUNTSTORE_VENV": sys.prefix, "MOUNTSTORE_RUNTIME_DIR": str(work.parent / "run")}
+    return subprocess.run(
+        words,
+        env=os.environ | mine | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def measured(file: Path) -> dict[str, Any]:
+    answer = json.loads(file.read_text())
+    assert isinstance(answer, dict)
+    return answer
+
+
+def assert_complete(done: subprocess.CompletedProcess[str], file: Path) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = measured(file)
+    assert [row["name"] for row in found["rows"]] == [row.name for row in rows(SHORT)]
+    for row in found["rows"]:
+        cell = row["results"]["mountstore"]
+        assert cell["error"] is None
+        assert len(cell["values"]) == 1, row["name"]
+        assert cell["values"][0] > 0, row["name"]
+        assert row["title"] in done.stdout
+    by_name = {row["name"]: row for row in found["rows"]}
+    for name in ("write-big", "read-big-cold", "cp-small-stored", "cat-small-cold", "ls-cold", "find-cold"):
+        assert by_name[name]["ratios"]["raw"] > 0, name
+    assert found["machine"]["cpus"] == os.cpu_count()
+    assert found["machine"]["kernel"] == os.uname().release
+    assert found["peak_bytes"]["mountstore"] > 0
+
+
+@pytest.mark.parametrize("store", ["sqlite", "file", "memory"])
+def test_all_rows_on_a_local_store(work: Path, store: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert_complete(bench(work, "--store", store, "--json", str(out)), out)
+
+
+def test_all_rows_on_a_server_with_added_latency(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert_complete(bench(work, "--store", "versitygw", "--latency", "2", "--json", str(out)), out)
+    assert measured(out)["latency_ms"] == 2
+
+
+def test_a_bucket_is_left_as_it_was(work: Path, versitygw: S3Server, tmp_path: Path) -> None:
+    bucket = versitygw.new_bucket()
+    versitygw.client().put_object(Bucket=bucket, Key="mine/here", Body=b"before")
+    out = tmp_path / "out.json"
+    url = f"s3://{bucket}/mine"
+    done = bench(work, "--store", url, "--only", "small", "--json", str(out), env=versitygw.env())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(measured(out)["rows"]) == 4
+    left = versitygw.client().list_objects_v2(Bucket=bucket)["Contents"]
+    assert [one["Key"] for one in left] == ["mine/here"]
+
+
+def test_other_bytes_than_were_written_fail(work: Path, tmp_path: Path) -> None:
+    """A peer whose every mount first changes one byte of the big file behind its own back."""
+    tamper = tmp_path / "tamper.py"
+    tamper.write_text(TAMPER)
+    peer = (
+        f"""liar=sh -c '{sys.executable} {tamper} "$1" && exec {MOUNT} "$1" "$2"' sh {{url}} {{mountpoint}}"""
+    )
+    out = tmp_path / "out.json"
+    done = bench(work, "--store", "sqlite", "--only", "big", "--peer", peer, "--json", str(out))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "bench: BROKEN: liar: cmp-big-cold: cmp " in done.stderr
+    results = {row["name"]: row["results"] for row in measured(out)["rows"]}
+    assert results["cmp-big-cold"]["mountstore"]["error"] is None
+    assert results["cmp-big-cold"]["liar"]["error"]
+
+
+def test_a_mount_whose_data_never_reaches_the_store_fails(work: Path) -> None:
+    peer = f"forgets={MOUNT} memory: {{mountpoint}}"
+    done = bench(work, "--store", "sqlite", "--only", "cp-small", "--peer", peer, "--timeout", "4")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "bench: BROKEN: forgets: cp-small" in done.stderr
+    assert "the store does not have it" in done.stderr
+
+
+def test_a_mount_that_dies_at_work_fails_at_once(work: Path) -> None:
+    peer = f"dies=timeout -s KILL 3 {MOUNT} memory: {{mountpoint}}"
+    done = bench(work, "--store", "sqlite", "--only", "cp-small", "--peer", peer)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "bench: BROKEN: dies: cp-small: dies has ended (exit " in done.stderr
+
+
+def test_a_peer_that_does_not_mount_fails(work: Path) -> None:
+    done = bench(work, "--store", "sqlite", "--only", "append", "--peer", "nothing=false")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "bench: BROKEN: nothing: append: nothing does not mount (exit 1)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--store", "nowhere"], "--store is one of"),
+        (["--only", "ls-cold,dance"], "--only knows no dance"),
+        (["--store", "sqlite", "--latency", "5"], "TCP proxy"),
+        (["--store", "sqlite", "--peer", "mountstore=x"], "a peer is NAME=COMMAND"),
+        (["--runs", "0"], "--runs is at least 1"),
+    ],
+)
+def test_wrong_arguments_are_answered_in_one_line(work: Path, arguments: list[str], said: str) -> None:
+    done = bench(work, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bench: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr

@@ -1,0 +1,329 @@
+"""Moving names: at once for the user, and the store follows, whatever else happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from mountstore.backends.memory import DictStore
+from tests.vfs.mounted import EXCHANGE, Mounted, contents, running, until
+
+DIRECTORY = {"d/": b"", "d/f": b"1", "d/s/": b"", "d/s/g": b"22", "d/s/t/h": b"333"}
+"""As somebody else may have left it: `d/s/t/` has no marker."""
+
+
+def moved(objects: dict[str, bytes], source: str, target: str) -> dict[str, bytes]:
+    return {target + key.removeprefix(source): data for key, data in objects.items()}
+
+
+def fill(store: DictStore, objects: dict[str, bytes] = DIRECTORY) -> None:
+    for key, data in objects.items():
+        store.put(key, data)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+async def test_a_directory_that_was_or_was_not_listed(store: DictStore, state: Path, listed: bool) -> None:
+    fill(store)
+    async with running(store, state) as m:
+        if listed:
+            await m.tree()
+        await m.rename("d", "e")
+        assert await m.listdir() == ["e"]
+        await m.drain()
+        assert await m.tree() == {
+            "e": None, "e/f": b"1", "e/s": None, "e/s/g": b"22", "e/s/t": None, "e/s/t/h": b"333",
+        }  # fmt: skip
+    found = contents(store)
+    found.pop("e/s/t/", None)
+    assert found == moved(DIRECTORY, "d/", "e/")
+
+
+async def test_a_directory_with_dirty_children(store: DictStore, state: Path) -> None:
+    fill(store)
+    async with running(store, state, upload_delay_s=0.1) as m:
+        await m.write_file("d/new", b"new")
+        await m.append("d/f", b"+")
+        handle = await m.open("d/s/g", os.O_RDWR)
+        await m.pwrite(handle, b"XX")
+        await m.rename("d", "e")
+        await m.pwrite(handle, b"YY", 2)
+        await m.close(handle)
+        expected = {
+            "e": None, "e/new": b"new", "e/f": b"1+", "e/s": None, "e/s/g": b"XXYY", "e/s/t": None,
+            "e/s/t/h": b"333",
+        }  # fmt: skip
+        assert await m.tree() == expected
+        await m.drain()
+        assert await m.tree() == expected
+    assert contents(store, markers=False) == {k: v for k, v in expected.items() if v is not None}
+
+
+async def test_a_chain_of_renames(store: DictStore, state: Path) -> None:
+    async with running(store, state) as m:
+        await m.write_file("a", b"1")
+        await m.write_file("b", b"2")
+        await m.write_file("c", b"3")
+        await m.drain()
+        await m.rename("c", "d")
+        await m.rename("b", "c")
+        await m.rename("a", "b")
+        expected = {"b": b"1", "c": b"2", "d": b"3"}
+        assert await m.tree() == expected
+        await m.drain()
+        assert await m.tree() == expected
+    assert contents(store) == expected
+
+
+async def test_a_chain_of_renames_of_one_file_costs_one_copy(store: DictStore, state: Path) -> None:
+    async with running(store, state, upload_delay_s=0.1) as m:
+        await m.write_file("a", b"1")
+        await m.drain()
+        m.store.reset()
+        for source, target in (("a", "b"), ("b", "c"), ("c", "d")):
+            await m.rename(source, target)
+        await m.drain()
+        assert sorted(m.store.changes()) == [("copy", "d"), ("delete", "a")]
+    assert contents(store) == {"d": b"1"}
+
+
+@pytest.mark.parametrize("dirty", ["", "a", "b", "ab"])
+async def test_two_files_change_places(store: DictStore, state: Path, dirty: str) -> None:
+    big = {"a": b"A" * (3 << 20), "b": b"B" * (2 << 20)}
+    fill(store, big)
+    async with running(store, state) as m:
+        expected = {"a": bytearray(big["b"]), "b": bytearray(big["a"])}
+        for name in dirty:
+            await m.patch(name, b"patched", 5)
+            expected["b" if name == "a" else "a"][5:12] = b"patched"
+        await m.rename("a", "b", EXCHANGE)
+        await m.drain()
+        assert await _bytes(m) == expected
+    assert contents(store) == expected
+
+
+async def test_two_patched_files_change_places_while_content_is_fetched(
+    store: DictStore, state: Path
+) -> None:
+    big = {"a": b"A" * (3 << 20), "b": b"B" * (2 << 20)}
+    fill(store, big)
+    async with running(store, state) as m:
+        gate_get = m.store.add("gate", "get", "b")
+        gate_put = m.store.add("gate", "put")
+        await m.patch("a", b"patched a", 5)
+        await m.patch("b", b"patched b", 5)
+        await m.rename("a", "b", EXCHANGE)
+        await until(gate_get.arrived.is_set)
+        await until(lambda: gate_put.arrived.is_set() or m.store.requests["get"] >= 3)
+        gate_get.open()
+        await until(gate_put.arrived.is_set)
+        for name in "ab":
+            await m.patch(name, b"again", 100)
+        gate_put.open()
+        expected = {"a": bytearray(big["b"]), "b": bytearray(big["a"])}
+        expected["a"][5:14], expected["b"][5:14] = b"patched b", b"patched a"
+        expected["a"][100:105] = expected["b"][100:105] = b"again"
+        assert await _bytes(m) == expected
+        await m.drain()
+        assert await _bytes(m) == expected
+        assert gate_get.fired
+        assert gate_put.fired
+    assert contents(store) == expected
+
+
+async def _bytes(m: Mounted) -> dict[str, bytes]:
+    return {path: await m.read_file(path) for path in ("a", "b")}
+
+
+async def test_two_directories_change_places(store: DictStore, state: Path) -> None:
+    fill(store)
+    other = {"o/": b"", "o/f": b"other", "o/only": b"o"}
+    fill(store, other)
+    async with running(store, state) as m:
+        await m.rename("d", "o", EXCHANGE)
+        await m.drain()
+        assert await m.read_file("d/f") == b"other"
+        assert await m.read_file("o/s/t/h") == b"333"
+        assert sorted(await m.listdir("d")) == ["f", "only"]
+    found = contents(store)
+    found.pop("o/s/t/", None)
+    assert found == moved(DIRECTORY, "d/", "o/") | moved(other, "o/", "d/")
+
+
+async def test_a_directory_and_a_file_change_places(store: DictStore, state: Path) -> None:
+    fill(store)
+    store.put("file", b"file")
+    async with running(store, state) as m:
+        await m.rename("d", "file", EXCHANGE)
+        await m.drain()
+        assert await m.read_file("d") == b"file"
+        assert await m.read_file("file/s/g") == b"22"
+    found = contents(store, markers=False)
+    assert found == {"d": b"file", "file/f": b"1", "file/s/g": b"22", "file/s/t/h": b"333"}
+
+
+async def test_moved_and_removed_at_once(store: DictStore, state: Path) -> None:
+    fill(store)
+    async with running(store, state) as m:
+        await m.rename("d", "e")
+        await m.rmtree("e")
+        assert await m.tree() == {}
+        await m.drain()
+        assert await m.tree() == {}
+    assert contents(store) == {}
+
+
+async def test_a_file_leaves_a_directory_that_has_just_moved(store: DictStore, state: Path) -> None:
+    fill(store)
+    async with running(store, state) as m:
+        await m.rename("d", "e")
+        await m.rename("e/s/g", "g")
+        await m.rename("e/s/t", "t")
+        await m.drain()
+        assert await m.tree() == {
+            "e": None, "e/f": b"1", "e/s": None, "g": b"22", "t": None, "t/h": b"333",
+        }  # fmt: skip
+    assert contents(store, markers=False) == {"e/f": b"1", "g": b"22", "t/h": b"333"}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+async def test_moved_and_made_again_with_the_same_names(store: DictStore, state: Path, listed: bool) -> None:
+    fill(store)
+    async with running(store, state) as m:
+        if listed:
+            await m.tree()
+        m.store.down = True
+        if not listed:
+            m.store.down = False
+            await m.listdir()
+            m.store.down = True
+        await m.rename("d", "e")
+        await m.mkdir("d")
+        await m.write_file("d/f", b"another")
+        gate = m.store.add("gate", "list", "d/")
+        m.store.down = False
+        if not listed:
+            await until(gate.arrived.is_set)
+        async with trio.open_nursery() as nursery:
+            # It may have to wait for the listing, but nothing else does.
+            nursery.start_soon(m.fsync, "d/f")
+            await trio.sleep(0.05)
+            assert await m.read_file("d/f") == b"another"
+            gate.open()
+        await m.drain()
+        assert m.vfs.status().conflicts == []
+        assert await m.read_file("d/f") == b"another"
+        assert await m.read_file("e/f") == b"1"
+        assert await m.listdir("d") == ["f"]
+    expected = {"d/f": b"another", "e/f": b"1", "e/s/g": b"22", "e/s/t/h": b"333"}
+    assert contents(store, markers=False) == expected
+
+
+async def test_removed_and_made_again(store: DictStore, state: Path) -> None:
+    async with running(store, state) as m:
+        await m.mkdir("d")
+        await m.write_file("d/f", b"1")
+        await m.drain()
+        gate = m.store.add("gate", "delete", times=2)
+        await m.rmtree("d")
+        await until(gate.arrived.is_set)
+        await m.mkdir("d")
+        await m.write_file("d/g", b"2")
+        gate.open()
+        await m.drain()
+        assert gate.fired
+        assert await m.tree() == {"d": None, "d/g": b"2"}
+    assert contents(store) == {"d/": b"", "d/g": b"2"}
+
+
+async def test_a_file_becomes_a_directory_and_a_file_again(store: DictStore, state: Path) -> None:
+    async with running(store, state) as m:
+        await m.write_file("x", b"file")
+        await m.drain()
+        gate = m.store.add("gate", "delete", "x")
+        await m.unlink("x")
+        await m.mkdir("x")
+        await m.write_file("x/f", b"1")
+        await until(gate.arrived.is_set)
+        assert await m.tree() == {"x": None, "x/f": b"1"}
+        gate.open()
+        await m.drain()
+        assert await m.tree() == {"x": None, "x/f": b"1"}
+        assert contents(store) == {"x/": b"", "x/f": b"1"}
+        await m.rmtree("x")
+        await m.write_file("x", b"file again")
+        assert await m.tree() == {"x": b"file again"}
+        await m.drain()
+        assert await m.tree() == {"x": b"file again"}
+    assert contents(store) == {"x": b"file again"}
+
+
+async def test_a_directory_takes_the_place_of_an_empty_one(store: DictStore, state: Path) -> None:
+    fill(store)
+    async with running(store, state) as m:
+        await m.mkdir("e")
+        await m.drain()
+        await m.rename("d", "e")
+        await m.drain()
+        assert await m.read_file("e/s/t/h") == b"333"
+        assert await m.listdir() == ["e"]
+    assert contents(store, markers=False) == {"e/f": b"1", "e/s/g": b"22", "e/s/t/h": b"333"}
+
+
+async def test_a_hard_link_in_a_directory_that_moves(store: DictStore, state: Path) -> None:
+    async with running(store, state) as m:
+        await m.mkdir("d")
+        await m.write_file("d/f", b"1")
+        await m.link("d/f", "g")
+        await m.drain()
+        await m.rename("d", "e")
+        await m.unlink("g")
+        await m.append("e/f", b"2")
+        await m.drain()
+        assert await m.tree() == {"e": None, "e/f": b"12"}
+    assert contents(store) == {"e/": b"", "e/f": b"12"}
+
+
+async def test_a_directory_moves_while_a_file_in_it_is_being_uploaded(store: DictStore, state: Path) -> None:
+    async with running(store, state) as m:
+        await m.mkdir("d")
+        gate = m.store.add("gate", "put", "d/f")
+        await m.write_file("d/f", b"1")
+        await until(gate.arrived.is_set)
+        await m.rename("d", "e")
+        await m.rename("e", "g")
+        gate.open()
+        await m.drain()
+        assert gate.fired
+        assert await m.tree() == {"g": None, "g/f": b"1"}
+    assert contents(store) == {"g/": b"", "g/f": b"1"}
+
+
+async def test_an_unlinked_file_of_a_moved_directory_stays_readable(store: DictStore, state: Path) -> None:
+    fill(store)
+    async with running(store, state) as m:
+        handle = await m.open("d/f")
+        await m.rename("d", "e")
+        await m.unlink("e/f")
+        await m.write_file("e/f", b"another")
+        await m.rename("e", "d")
+        assert await m.pread(handle) == b"1"
+        await m.close(handle)
+        await m.drain()
+        assert await m.read_file("d/f") == b"another"
+    assert contents(store, markers=False) == {"d/f": b"another", "d/s/g": b"22", "d/s/t/h": b"333"}
+
+
+async def test_two_files_change_places_again_and_again(store: DictStore, state: Path) -> None:
+    expected = {"a": b"A", "b": b"B"}
+    fill(store, expected)
+    async with running(store, state) as m:
+        await m.tree()
+        for _ in range(30):
+            await m.rename("a", "b", EXCHANGE)
+            expected = {"a": expected["b"], "b": expected["a"]}
+            await m.drain()
+            assert contents(store) == expected
+            assert await m.tree() == expected
