@@ -90,6 +90,9 @@ class AsyncStore:
     async def exists(self, key: str) -> bool:
         return await self._read(self.store.exists, key)
 
+    async def head_many(self, keys: Iterable[str]) -> dict[str, ObjectInfo]:
+        return await self._read(self.store.head_many, keys)
+
     async def copy(
         self,
         source: str,

@@ -153,6 +153,16 @@ class ObjectStore(ABC):
             return False
         return True
 
+    def head_many(self, keys: Iterable[str]) -> dict[str, ObjectInfo]:
+        """What `head` tells of each of these; those that are not there are left out."""
+        found = {}
+        for key in keys:
+            try:
+                found[key] = self.head(key)
+            except NotFound:
+                continue
+        return found
+
     def copy(
         self,
         source: str,

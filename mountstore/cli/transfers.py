@@ -147,7 +147,7 @@ def _both(
 
 @contextlib.contextmanager
 def _counting() -> Iterator[Callable[[TransferSummary], None] | None]:
-    """What shows a transfer on a terminal: counts, bytes and speed. Its end is not known before it is there."""
+    """What shows a transfer on a terminal: counts, bytes and speed; where its end is, nobody knows before."""
     if not sys.stderr.isatty():
         yield None
         return

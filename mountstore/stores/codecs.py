@@ -27,10 +27,17 @@ _SIZES = 65_536
 _LENGTH = "mountstore-length"
 
 
-class Coder(Protocol):
+class Encoder(Protocol):
     """One pass over one object; the last call is `end`, which gives what is left."""
 
-    def step(self, data: bytes | memoryview) -> bytes: ...
+    def step(self, data: memoryview) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
+class Decoder(Protocol):
+    """The way back. A step gives pieces of bounded size, however much the data expand."""
+
+    def step(self, data: bytes) -> Iterator[bytes]: ...
     def end(self) -> bytes: ...
 
 
@@ -51,10 +58,10 @@ class CodecStore(WrapperStore):
         self._sizes: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     @abstractmethod
-    def _encoder(self) -> Coder: ...
+    def _encoder(self) -> Encoder: ...
 
     @abstractmethod
-    def _decoder(self, key: str) -> Coder: ...
+    def _decoder(self, key: str) -> Decoder: ...
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
@@ -99,7 +106,7 @@ class CodecStore(WrapperStore):
         decoder = self._decoder(info.key)
         reader = ObjectReader(self.inner, info)
         while piece := reader.read(_BLOCK_BYTES):
-            yield decoder.step(piece)
+            yield from decoder.step(piece)
         yield decoder.end()
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
@@ -241,20 +248,20 @@ class GzipStore(CodecStore):
         super().__init__(inner)
         self._level = level
 
-    def _encoder(self) -> Coder:
+    def _encoder(self) -> Encoder:
         return _Deflater(self._level)
 
-    def _decoder(self, key: str) -> Coder:
+    def _decoder(self, key: str) -> Decoder:
         return _Inflater(key)
 
 
 class Base64Store(CodecStore):
     """Objects are base64 (RFC 4648, padded, one line) in `inner`, for stores that hold nothing but text."""
 
-    def _encoder(self) -> Coder:
+    def _encoder(self) -> Encoder:
         return _ToBase64()
 
-    def _decoder(self, key: str) -> Coder:
+    def _decoder(self, key: str) -> Decoder:
         return _FromBase64(key)
 
 
@@ -263,7 +270,7 @@ class _Deflater:
         # 31: gzip's header and checksum. No name and no time are in it: the same content, the same bytes.
         self._zlib = zlib.compressobj(level, wbits=31)
 
-    def step(self, data: bytes | memoryview) -> bytes:
+    def step(self, data: memoryview) -> bytes:
         return self._zlib.compress(data)
 
     def end(self) -> bytes:
@@ -275,18 +282,15 @@ class _Inflater:
         self._key = key
         self._zlib = zlib.decompressobj(wbits=31)
 
-    def step(self, data: bytes | memoryview) -> bytes:
-        content = bytearray()
-        rest = bytes(data)
+    def step(self, data: bytes) -> Iterator[bytes]:
         try:
-            while rest:
+            while data:
                 if self._zlib.eof:  # a file of several members is one content
                     self._zlib = zlib.decompressobj(wbits=31)
-                content += self._zlib.decompress(rest)
-                rest = self._zlib.unused_data
+                yield self._zlib.decompress(data, _BLOCK_BYTES)
+                data = self._zlib.unused_data or self._zlib.unconsumed_tail
         except zlib.error as error:
             raise Corrupted(f"{self._key!r} is no gzip file: {error}", key=self._key) from error
-        return bytes(content)
 
     def end(self) -> bytes:
         if not self._zlib.eof:
@@ -298,7 +302,7 @@ class _ToBase64:
     def __init__(self) -> None:
         self._rest = b""
 
-    def step(self, data: bytes | memoryview) -> bytes:
+    def step(self, data: memoryview) -> bytes:
         joined = self._rest + data
         cut = len(joined) - len(joined) % 3
         self._rest = joined[cut:]
@@ -313,12 +317,12 @@ class _FromBase64:
         self._key = key
         self._rest = b""
 
-    def step(self, data: bytes | memoryview) -> bytes:
-        joined = self._rest + bytes(data).translate(None, b"\r\n")
+    def step(self, data: bytes) -> Iterator[bytes]:
+        joined = self._rest + data.translate(None, b"\r\n")
         # The last group may be padded, which is for `end` to judge.
         cut = max(0, (len(joined) - 1) // 4 * 4)
         self._rest = joined[cut:]
-        return self._decode(joined[:cut])
+        yield self._decode(joined[:cut])
 
     def end(self) -> bytes:
         return self._decode(self._rest)

@@ -285,7 +285,11 @@ class Content:
         try:
             for start in range(0, size, _LOCALISE):
                 stop = min(start + _LOCALISE, size)
-                layer.write(start, await self._fetch(base_cid, start, stop))
+                if size <= BLOCK:  # perhaps it is here already
+                    data = await self.blocks.read(base_cid, start, stop, size)
+                else:
+                    data = await self._fetch(base_cid, start, stop)
+                layer.write(start, data)
             kept = node.base_cid == base_cid and not stack.frozen
         finally:
             if not kept:
@@ -330,8 +334,10 @@ class Content:
         """
         stack = self.stack(node)
         gone = list(snapshot.layers)
-        if len(gone) == 1 and snapshot.size <= BLOCK and gone[0].extents.covers(snapshot.size):
-            self.blocks.put(snapshot.cid, gone[0].read(0, snapshot.size))
+        if 0 < snapshot.size <= BLOCK:
+            pieces = Stack(gone).plan(0, snapshot.size, snapshot.base_size)
+            if not any(piece.base for piece in pieces):
+                self.blocks.put(snapshot.cid, b"".join(_staged(piece) for piece in pieces))
         stack.layers = [layer for layer in stack.layers if layer not in gone]
         stack.frozen = 0
         stack.version += 1

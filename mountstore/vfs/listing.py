@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import trio
 
 from mountstore.aio import AsyncStore
-from mountstore.errors import NotFound, StoreError
+from mountstore.errors import StoreError
 from mountstore.store import ObjectInfo, Page
 from mountstore.vfs.attrs import attrs_of
 from mountstore.vfs.content import BusyKeys
@@ -29,7 +29,7 @@ from mountstore.vfs.tree import Tree, fail
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
-_HEADS = 16  # requests for attributes at once
+_HEADS = 8  # threads that ask for attributes at once
 
 
 class Flight:
@@ -259,22 +259,23 @@ class Listing:
         """Each object's attributes, or None where there is no such object."""
         answers: dict[str, ObjectInfo | None] = {}
         waiting = list(keys)
-        if not waiting:
-            return answers
 
-        async def ask() -> None:
-            while waiting:
-                key = waiting.pop()
-                try:
-                    answers[key] = await self._store.head(key)
-                except NotFound:
-                    answers[key] = None
-                except StoreError as error:
-                    log.warning("cannot read the attributes of %r: %s", key, error)
+        async def ask(share: list[str]) -> None:
+            try:
+                found = await self._store.head_many(share)
+                answers.update((key, found.get(key)) for key in share)
+            except StoreError as error:
+                if len(share) > 1:
+                    # One of them: the others are to be known all the same.
+                    for key in share:
+                        await ask([key])
+                else:
+                    log.warning("cannot read the attributes of %r: %s", share[0], error)
 
+        # A worker thread takes a whole share: a hop to it costs as much as half a request.
         async with trio.open_nursery() as nursery:
-            for _ in range(min(_HEADS, len(waiting))):
-                nursery.start_soon(ask)
+            for first in range(min(_HEADS, len(waiting))):
+                nursery.start_soon(ask, waiting[first::_HEADS])
         return answers
 
     def _found_prefix(self, parent: Node, key: str, answers: dict[str, ObjectInfo | None]) -> None:

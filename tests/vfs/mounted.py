@@ -221,7 +221,7 @@ async def running(
 ) -> AsyncIterator[Mounted]:
     """A Vfs at work; on the way out everything is brought to the store, unless it was killed."""
     faulty = store if isinstance(store, FaultyStore) else FaultyStore(store)
-    state_dir.mkdir(mode=0o700, exist_ok=True)
+    os.makedirs(state_dir, mode=0o700, exist_ok=True)
     settings: dict[str, Any] = {"upload_delay_s": 0.02, "ttl_s": 3600.0, "fsync_timeout_s": 10.0}
     vfs = Vfs(faulty, state_dir, VfsOptions(**settings | options), name="test")
     mounted = Mounted(vfs, faulty, state_dir)

@@ -161,8 +161,9 @@ async def test_in_the_middle_of_an_exchange(store: DictStore, state: Path, tmp_p
                 m.store.add("after", "put copy delete", times=at)
             last = m.store.add("gate", "put copy delete")
             await m.rename("a", "b", EXCHANGE)
-            with_gate = last.arrived.is_set
-            await until(lambda: with_gate() or not m.vfs.status().pending_count)
+            gated = last.arrived.is_set
+            vfs = m.vfs
+            await until(lambda gated=gated, vfs=vfs: gated() or not vfs.status().pending_count)  # type: ignore[misc]
             left = m.crash(tmp_path / f"left{at}")
         async with running(store, left, ttl_s=0) as m:
             expected = {"a": was["b"], "b": was["a"]}
