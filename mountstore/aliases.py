@@ -19,11 +19,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from mountstore.aio import AsyncStore
 from mountstore.store import ObjectStore
-from mountstore.transfer import Progress, TransferSummary, clear_store, copy_store, sync_stores
+from mountstore.transfer import Progress, Stopped, TransferSummary, clear_store, copy_store, sync_stores
 
 _MODULES = {
     "DictStore": "mountstore.backends.memory",
@@ -126,6 +127,9 @@ async def _transfer(
         try:
             # Waits for the thread even when cancelled; `stop` makes that short.
             outcome.append(await anyio.to_thread.run_sync(call))
+        except Stopped:
+            await anyio.lowlevel.checkpoint()  # cancelled, as nothing else stops it
+            raise
         except Exception as error:
             failed.append(error)  # raised outside, where no group wraps it
         tasks.cancel_scope.cancel()

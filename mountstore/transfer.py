@@ -32,7 +32,7 @@ from typing import BinaryIO, Literal, cast, get_args
 
 from mountstore.errors import MountstoreError, NotFound, PartialFailure, PreconditionFailed, UsageError
 from mountstore.store import ObjectInfo, ObjectStore
-from mountstore.stores.reader import RANGE_BYTES, ObjectReader
+from mountstore.stores.reader import RANGE_BYTES, ObjectReader, same_content
 
 Compare = Literal["content", "bytes", "size+mtime"]
 COMPARISONS: tuple[str, ...] = get_args(Compare)
@@ -246,7 +246,7 @@ def _put(
         return target.put(target_key, reader.as_file(), metadata=info.metadata)
     # Ranges of such a source may be of several versions: seen afterwards, and before the target has any.
     with tempfile.TemporaryFile() as spool:
-        while piece := reader.read(RANGE_BYTES):
+        for piece in reader.ranges():
             spool.write(piece)
         if source.head(info.key).etag != info.etag:
             raise PreconditionFailed(f"{info.key!r} was changed while it was being read", key=info.key)
@@ -306,23 +306,21 @@ def _same(run: _Run, here: ObjectInfo, there: ObjectInfo) -> bool:
         except (NotFound, PreconditionFailed):
             return False
     try:
-        left, right = ObjectReader(run.source, here), ObjectReader(run.target, there)
-        while piece := left.read(RANGE_BYTES):
-            run.check_stop()
-            if piece != right.read(RANGE_BYTES):
-                return False
-        return True
+        watch = _watcher(run)
+        return same_content(ObjectReader(run.source, here, watch), ObjectReader(run.target, there, watch))
     except (NotFound, PreconditionFailed):
         return False  # it has just changed, so that it has to be looked at anew
 
 
 def _md5(run: _Run, store: ObjectStore, info: ObjectInfo) -> str:
     digest = hashlib.md5(usedforsecurity=False)
-    reader = ObjectReader(store, info)
-    while piece := reader.read(RANGE_BYTES):
-        run.check_stop()
+    for piece in ObjectReader(store, info, _watcher(run)).ranges():
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _watcher(run: _Run) -> Callable[[int], None]:
+    return lambda size: run.check_stop()
 
 
 # -- the run ----------------------------------------------------------------------------------------------

@@ -60,11 +60,12 @@ class Service:
 
 @contextlib.contextmanager
 def redis_server(*options: str) -> Iterator[Service]:
-    """A Redis without persistence; `options` are added to its command line."""
+    """A Redis without persistence; `options` are added to its command line, PORT being its port."""
 
     def command(port: int, folder: Path) -> list[str]:
+        given = [str(port) if option == "PORT" else option for option in options]
         plain = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
-        return [_found("redis-server"), *plain, "--save", "", "--daemonize", "no", *options]
+        return [_found("redis-server"), *plain, "--save", "", "--daemonize", "no", *given]
 
     with _running("redis-server", command) as service:
         yield service
@@ -86,7 +87,15 @@ def nginx(servers: Callable[[int, Path], str]) -> Iterator[Service]:
             f"http {{\naccess_log {folder}/access;\ndefault_type application/octet-stream;\n{paths}"
             f"{servers(port, folder)}\n}}\n"
         )
-        return [_found("nginx"), "-p", str(folder), "-e", str(folder / "log"), "-c", str(folder / "nginx.conf")]
+        return [
+            _found("nginx"),
+            "-p",
+            str(folder),
+            "-e",
+            str(folder / "log"),
+            "-c",
+            str(folder / "nginx.conf"),
+        ]
 
     with _running("nginx", command) as service:
         yield service
@@ -157,7 +166,9 @@ def _running(name: str, command: Callable[[int, Path], Sequence[str]]) -> Iterat
                 break
             service.end()
         else:
-            said = "".join(path.read_text(errors="replace") for path in (log, folder / "log") if path.exists())
+            said = "".join(
+                path.read_text(errors="replace") for path in (log, folder / "log") if path.exists()
+            )
             raise RuntimeError(f"{name} does not start:\n{said[-3000:]}")
         try:
             yield service

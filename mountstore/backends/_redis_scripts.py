@@ -29,9 +29,12 @@ end
 """
 
 # ARGV: root, key, condition, etag, size, mtime, metadata, pieces, grace[, the bytes of the only piece]
-PUT = _COMMON + """
+PUT = (
+    _COMMON
+    + """
 local key, etag, count = ARGV[2], ARGV[4], tonumber(ARGV[8])
 local old = state(key)
+if old[1] == etag then return {'ok'} end
 local no = refused(old, ARGV[3])
 if no then return {no} end
 if ARGV[10] then
@@ -43,12 +46,15 @@ else
 end
 redis.call('HSET', object(key), 'e', etag, 's', ARGV[5], 't', ARGV[6], 'm', ARGV[7], 'n', ARGV[8])
 redis.call('ZADD', root .. 'keys', 0, key)
-if old[1] and old[1] ~= etag then release(old[1], tonumber(old[5]), tonumber(ARGV[9])) end
+if old[1] then release(old[1], tonumber(old[5]), tonumber(ARGV[9])) end
 return {'ok'}
 """
+)
 
 # ARGV: root, key, condition, grace
-DELETE = _COMMON + """
+DELETE = (
+    _COMMON
+    + """
 local key = ARGV[2]
 local old = state(key)
 if not old[1] then return {'missing'} end
@@ -59,9 +65,12 @@ redis.call('ZREM', root .. 'keys', key)
 release(old[1], tonumber(old[5]), tonumber(ARGV[4]))
 return {'ok'}
 """
+)
 
 # ARGV: root, key, condition, start, stop (-1: the end), most
-GET = _COMMON + """
+GET = (
+    _COMMON
+    + """
 local found = state(ARGV[2])
 if not found[1] then return {'missing'} end
 if refused(found, ARGV[3]) then return {'changed'} end
@@ -75,9 +84,12 @@ local data = ''
 if stop > start then data = redis.call('GETRANGE', piece(found[1], 0), start, stop - 1) end
 return {'ok', found[1], found[2], data}
 """
+)
 
 # ARGV: root, source, condition, target, grace
-RENAME = _COMMON + """
+RENAME = (
+    _COMMON
+    + """
 local source, target = ARGV[2], ARGV[4]
 local found = state(source)
 if not found[1] then return {'missing'} end
@@ -91,21 +103,28 @@ if source ~= target then
 end
 return {'ok', found[1], found[2], found[3], found[4]}
 """
+)
 
 # ARGV: root, key, condition, metadata
-UPDATE = _COMMON + """
+UPDATE = (
+    _COMMON
+    + """
 local found = state(ARGV[2])
 if not found[1] then return {'missing'} end
 if refused(found, ARGV[3]) then return {'changed'} end
 redis.call('HSET', object(ARGV[2]), 'm', ARGV[4])
 return {'ok', found[1], found[2], found[3], ARGV[4]}
 """
+)
 
-# ARGV: root, prefix, delimiter, after, limit
-LIST = _COMMON + """
+# ARGV: root, prefix, delimiter, after, limit, where to begin
+# Lua compares strings by the server's locale, so order is left to the sorted set: as all keys seen lie
+# behind `after`, a group is not behind it only if it is a prefix of it.
+LIST = (
+    _COMMON
+    + """
 local prefix, delimiter, after, limit = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local low = '[' .. prefix
-if after >= prefix and after ~= '' then low = '(' .. after end
+local low = ARGV[6]
 local high = prefix == '' and '+' or '(' .. prefix .. '\\255'
 local objects, groups, count, last = {}, {}, 0, after
 local room = delimiter == '' and limit + 1 or 64
@@ -117,7 +136,7 @@ while true do
     if delimiter ~= '' then from, to = string.find(key, delimiter, #prefix + 1, true) end
     if from then
       local group = string.sub(key, 1, to)
-      if group > after then
+      if string.sub(after, 1, #group) ~= group then
         if count == limit then return {objects, groups, last} end
         groups[#groups + 1] = group
         count = count + 1
@@ -135,3 +154,4 @@ while true do
   end
 end
 """
+)

@@ -11,7 +11,6 @@ Acknowledged means: the server has it. Whether its own death loses it is decided
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,8 @@ from urllib.parse import quote
 
 import redis
 from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mountstore.backends import _redis_scripts as scripts
 from mountstore.backends._arguments import blocks, check_key, check_metadata, clip_range, flat
@@ -49,31 +50,41 @@ _GRACE_S = 60
 
 _PAGE = 1000
 _TRIES = 20
-_TIMEOUT_S = 30.0
 
 
 class RedisStore(ObjectStore):
     """The objects below `prefix` in the server of `client`, a `redis.Redis` or a redis:// URL.
 
-    A client that is given stays open and belongs to the caller; it must not decode answers.
+    A client that is given stays open and belongs to the caller; it must not decode answers, and should not
+    retry by itself (a delete whose answer was lost would be told as NotFound). `options` go to the client
+    that is made for a URL: `username`, `password`, `ssl_ca_certs` and what else `redis.Redis` knows.
     """
 
-    capabilities = Capabilities(
-        server_copy=True, atomic_rename=True, max_metadata_bytes=None, concurrency=16
-    )
+    capabilities = Capabilities(server_copy=True, atomic_rename=True, max_metadata_bytes=None, concurrency=16)
 
-    def __init__(self, client: redis.Redis | str, prefix: str = "", *, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self, client: redis.Redis | str, prefix: str = "", *, timeout_s: float = 30.0, **options: Any
+    ) -> None:
         self._owns = isinstance(client, str)
         if isinstance(client, str):
+            chosen = {
+                "socket_timeout": timeout_s,
+                "socket_connect_timeout": timeout_s,
+                "retry": Retry(NoBackoff(), 0),
+                **options,
+            }
             try:
-                client = redis.Redis.from_url(client, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+                client = redis.Redis.from_url(client, **chosen)
             except ValueError:
+                # What it says may repeat the URL.
                 raise BadUrl("a Redis server is named redis://HOST:PORT/DATABASE") from None
-        options = client.connection_pool.connection_kwargs
-        if options.get("decode_responses"):
+        elif options:
+            raise UsageError("options belong to a client that is made for a URL")
+        made = client.connection_pool.connection_kwargs
+        if made.get("decode_responses"):
             raise UsageError("this Redis client decodes answers; make it with decode_responses=False")
         self._client: Any = client  # its methods are typed for its asynchronous twin, too
-        self._where = f"the Redis server at {options.get('host') or options.get('path')}:{options.get('port')}"
+        self._where = f"the Redis server at {made.get('host') or made.get('path')}:{made.get('port')}"
         self._root = f"mountstore/{quote(prefix, safe=':')}/".encode()
         self._scripts = {
             name: client.register_script(getattr(scripts, name))
@@ -136,9 +147,7 @@ class RedisStore(ObjectStore):
             number, within = divmod(at, PIECE_BYTES)
             end = min(stop, (number + 1) * PIECE_BYTES)
             with self._translated(key):
-                data = self._client.getrange(
-                    self._piece(etag, number), within, within + end - at - 1
-                )
+                data = self._client.getrange(self._piece(etag, number), within, within + end - at - 1)
             if len(data) != end - at:
                 return None
             view[at - start : end - start] = data
@@ -146,8 +155,10 @@ class RedisStore(ObjectStore):
         return content
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
+        begin, last = prefix.encode(), after.encode()
+        low = b"(" + last if last and last >= begin else b"[" + begin
         objects, groups, following = self._run(
-            "LIST", None, prefix.encode(), delimiter.encode(), after.encode(), min(limit, _PAGE)
+            "LIST", None, begin, delimiter.encode(), last, min(limit, _PAGE), low
         )
         infos = []
         for name, size, mtime_ns, etag in objects:
@@ -255,10 +266,8 @@ class RedisStore(ObjectStore):
             if not self._copy_pieces(source, info.etag, etag, count):
                 continue  # replaced meanwhile
             mtime_ns = time.time_ns()
-            said, *_ = self._run(
-                "PUT", target, raw, "", etag, info.size, mtime_ns, json.dumps(new, separators=(",", ":")), count,
-                _GRACE_S,
-            )  # fmt: skip
+            text = json.dumps(new, separators=(",", ":"))
+            said, *_ = self._run("PUT", target, raw, "", etag, info.size, mtime_ns, text, count, _GRACE_S)
             if said == b"gone":
                 continue
             return ObjectInfo(target, info.size, mtime_ns, etag, new)
@@ -297,7 +306,7 @@ class RedisStore(ObjectStore):
 
     @contextmanager
     def _translated(self, key: str | None) -> Iterator[None]:
-        """The one table from the client's errors to ours; the client's words may hold secrets, ours do not."""
+        """The one table from the client's errors to ours, in words that hold no secrets."""
         try:
             yield
         except (exceptions.AuthenticationError, exceptions.AuthorizationError) as error:
@@ -353,18 +362,3 @@ def _blocks(data: Data | BinaryIO) -> Iterator[Data]:
     view = memoryview(flat(data))
     for start in range(0, len(view), PIECE_BYTES):
         yield view[start : start + PIECE_BYTES]
-
-
-def url_options(*, host: str | None, port: int | None, username: str | None, password: str | None, database: int,
-                tls: bool) -> dict[str, Any]:
-    """What `redis.Redis` is made with for a URL; REDISCLI_AUTH tells the password that the URL does not."""
-    return {
-        "host": host or "localhost",
-        "port": port or 6379,
-        "db": database,
-        "username": username or None,
-        "password": password or os.environ.get("REDISCLI_AUTH") or None,
-        "ssl": tls,
-        "socket_timeout": _TIMEOUT_S,
-        "socket_connect_timeout": _TIMEOUT_S,
-    }

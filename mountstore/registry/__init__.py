@@ -13,6 +13,12 @@
                                ?file=PATH
     s3://bucket/prefix         a bucket of Amazon S3 or of anything that speaks its protocol, with
                                ?endpoint=URL &region=NAME &profile=NAME &anonymous=true &prefix=PREFIX
+    redis://host:port/0        a Redis server's database, with ?prefix=PREFIX; rediss: is encrypted, with
+                               ?ca=FILE for certificates of one's own. redis://user@host, and the password
+                               in REDISCLI_AUTH
+    https://host:port/path     what a web server has below a URL, to be read only, with ?listing=nginx
+                               where its autoindex_format is json, and ?ca=FILE; https://user@host, and
+                               the password in MOUNTSTORE_HTTP_PASSWORD
 
 Rules of reading:
 
@@ -139,6 +145,10 @@ def canonical(url: str) -> str:
         if "?" in options["prefix"]:
             return f"s3://{parsed.netloc}{write_query({**query, 'prefix': options['prefix']})}"
         return f"s3://{parsed.netloc}/{options['prefix']}{write_query(query)}"
+    if parsed.scheme in ("redis", "rediss"):
+        return factories.redis_canonical(parsed)
+    if parsed.scheme in ("http", "https"):
+        return factories.http_address(parsed)
     user = f"{parsed.username}@" if parsed.username else ""
     where = "" if parsed.netloc is None else f"//{user}{(parsed.host or '').lower()}"
     port = f":{parsed.port}" if parsed.port else ""
@@ -311,4 +321,8 @@ _BUILT_IN: dict[str, Factory] = {
     "config": _open_config,
     "hashdir": factories.open_hashdir,
     "zip": factories.open_zip,
+    "redis": factories.open_redis,
+    "rediss": factories.open_redis,
+    "http": factories.open_http,
+    "https": factories.open_http,
 }

@@ -22,7 +22,7 @@ from mountstore.errors import (
 )
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
 from mountstore.stores.listing import Entry, entries_of, merged, page_of
-from mountstore.stores.reader import ObjectReader, Shared
+from mountstore.stores.reader import ObjectReader, Shared, same_content
 from mountstore.stores.wrapper import common
 
 T = TypeVar("T")
@@ -265,11 +265,7 @@ class FanoutStore(ObjectStore):
         keep = self.capabilities.metadata
         if keep and dict(one.metadata or {}) != dict(other.metadata or {}):
             return False
-        left, right = ObjectReader(self.children[number], one), ObjectReader(self.children[at], other)
-        while piece := left.read(1 << 20):
-            if piece != right.read(len(piece)):
-                return False
-        return True
+        return same_content(ObjectReader(self.children[number], one), ObjectReader(self.children[at], other))
 
     # -- within -----------------------------------------------------------------------------------
 

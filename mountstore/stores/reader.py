@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from mountstore.errors import Corrupted
+from mountstore.errors import Corrupted, InvalidRange, PreconditionFailed
 from mountstore.store import Data, ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
@@ -83,16 +83,32 @@ class ObjectReader(_File):
         """This, under the type that `put` takes."""
         return cast(BinaryIO, self)
 
+    def ranges(self) -> Iterator[bytes | bytearray]:
+        """The whole content, in pieces of RANGE_BYTES."""
+        for start in range(0, self.size, RANGE_BYTES):
+            data = self.range(start, min(start + RANGE_BYTES, self.size))
+            yield data if isinstance(data, bytes | bytearray) else bytes(data)
+
     def range(self, start: int, stop: int) -> Data:
-        """Bytes [start, stop), asked for anew. Raises Corrupted if the store gives fewer."""
-        data = self._store.get(self._info.key, start, stop, if_match=self._condition)
+        """Bytes [start, stop), asked for anew. Raises PreconditionFailed if the object was seen to have
+        changed, and Corrupted if the store gives fewer bytes for another reason."""
+        key = self._info.key
+        try:
+            data = self._store.get(key, start, stop, if_match=self._condition)
+        except InvalidRange:
+            data = b""
         if len(data) != stop - start:
-            raise Corrupted(
-                f"{self._info.key!r}: {len(data)} bytes came of {stop - start}", key=self._info.key
-            )
+            if self._condition is None and self._store.head(key).etag != self._info.etag:
+                raise PreconditionFailed(f"{key!r} was changed while it was being read", key=key)
+            raise Corrupted(f"{key!r}: {len(data)} bytes came of {stop - start}", key=key)
         if self._progress is not None:
             self._progress(len(data))
         return data
+
+
+def same_content(one: ObjectReader, other: ObjectReader) -> bool:
+    """Whether two objects of one size have the same bytes; read up to the first range that differs."""
+    return all(left == right for left, right in zip(one.ranges(), other.ranges(), strict=True))
 
 
 class Shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import stat
@@ -60,6 +61,8 @@ class Assembly:
 
         Raises MountError if the state is not this store's or of a newer version, OSError of the disk.
         """
+        if not store.capabilities.writable:
+            options = dataclasses.replace(options, read_only=True)
         self.options = options
         self.name = name
         self._store = AsyncStore(store)

@@ -36,6 +36,8 @@ from mountstore.vfs.writeback import Blocked, Writeback
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
+_HASTEN_S = 0.5
+_MANY = 1000  # so many failing nodes: the store is away, and nothing is to be hastened
 _BLOCKED_S = 0.05  # after which what waits for something else is looked at again
 _BACKOFF_S = (0.5, 1, 2, 4, 8, 15, 30)
 
@@ -195,24 +197,24 @@ class Reconciler:
 
     async def drain(self) -> None:
         """Return when the store has everything; tries for ever."""
-        while True:
-            # What fails keeps its own pace.
-            self._index.hasten(time.time_ns(), [ino for ino in self.trouble if isinstance(ino, int)])
-            self._wake.set()
-            if (
-                not self._active
-                and not self._busy.unsettled
-                and not self._index.any_due()
-                and not self._index.any_stale()
-            ):
-                return
-            with trio.move_on_after(0.5):
+        hastened = 0.0
+        while self._active or self._busy.unsettled or self._index.any_due() or self._index.any_stale():
+            if trio.current_time() >= hastened:
+                self._hasten()
+                hastened = trio.current_time() + _HASTEN_S
+            with trio.move_on_after(_HASTEN_S):
                 await self._progress.wait()
+
+    def _hasten(self) -> None:
+        """Have done now what would wait; what fails keeps its own pace."""
+        failing = [what for what in self.trouble if isinstance(what, int)]
+        if len(failing) < _MANY:
+            self._index.hasten(time.time_ns(), failing)
+        self._wake.set()
 
     async def progress_but(self, node: Node | None) -> bool:
         """Hasten everything; return when something has ended, or False if nothing but `node` is pending."""
-        self._index.hasten(time.time_ns(), [ino for ino in self.trouble if isinstance(ino, int)])
-        self._wake.set()
+        self._hasten()
         pending = self._index.pending(2)
         if not self._active and all(node is not None and ino == node.ino for ino, _ in pending):
             return False

@@ -445,20 +445,40 @@ class Writeback:
         """Keep the content of a node whose only object is about to be replaced."""
         if node.ino in self.uploading:
             raise Blocked
-        if node.nlink:
-            target = self._tree.key_of(self._index.links(node.ino)[0])
-            there = self._index.object(target)
-            if target != known.key and (there is None or not self._index.users_of_content(there.cid)):
-                # It has somewhere to go: let it go there first.
-                self.postpone(node, 0)
-                raise Blocked
-        # Open but unlinked, or two names that change places.
+        if node.nlink and self._can_leave(node, known.key):
+            # It has somewhere to go: let it go there first.
+            self.postpone(node, 0)
+            raise Blocked
+        # Open but unlinked, or names that change places.
         if not await self._content.localise(node):
             raise Blocked
         if node.nlink:
             with self._index.transaction():
                 self._tree.want(node, 0)
                 self._index.save(node)
+
+    def _can_leave(self, node: Node, key: str) -> bool:
+        """Whether a node's wanted key is free, or is left in turn by a node that can leave.
+
+        Names that moved on in a row (a to b, b to c) are copied from its end; in a circle nobody can begin.
+        """
+        seen = {key}
+        while True:
+            target = self._tree.key_of(self._index.links(node.ino)[0])
+            there = self._index.object(target)
+            if target in seen:
+                return False
+            users = [
+                user
+                for ino in (self._index.users_of_content(there.cid) if there is not None else ())
+                if (user := self._index.node(ino)) is not None and user is not node
+            ]
+            if not users:
+                return True
+            if len(users) > 1 or not users[0].nlink:
+                return False
+            seen.add(target)
+            node = users[0]
 
     # -- directories -------------------------------------------------------------------------------
 

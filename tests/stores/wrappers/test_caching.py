@@ -12,7 +12,7 @@ from mountstore.backends.filesystem import FilesystemStore
 from mountstore.backends.memory import DictStore
 from mountstore.backends.sqlite import SqliteStore
 from mountstore.errors import NotFound, PreconditionFailed, StoreFull, Unavailable
-from mountstore.store import Capabilities
+from mountstore.store import Capabilities, Data
 from mountstore.stores import CachingStore
 from mountstore.stores.reader import RANGE_BYTES
 from tests.stores.conformance import in_threads
@@ -200,7 +200,9 @@ def test_a_main_without_conditions_cannot_mix_versions(cache: BreakableStore) ->
         capabilities = Capabilities(conditional_get=False, max_metadata_bytes=None)
         left = 2
 
-        def get(self, key, start=0, stop=None, *, if_match=None):  # type: ignore[no-untyped-def]
+        def get(
+            self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None
+        ) -> Data:
             if self.left:
                 self.left -= 1
                 self.put(key, b"version with %d left" % self.left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,11 @@ def test_reads_fail_over(store: FanoutStore, children: list[BreakableStore], ver
     assert list(store.keys()) == ["k"]
     assert children[0].calls[verb] >= 1  # the fault was met
     children[2].broken = {verb}
-    calls = {"head": lambda: store.head("k"), "get": lambda: store.get("k"), "list": store.list}
+    calls: dict[str, Callable[[], object]] = {
+        "head": lambda: store.head("k"),
+        "get": lambda: store.get("k"),
+        "list": store.list,
+    }
     with pytest.raises(Unavailable):
         calls[verb]()
 

@@ -166,13 +166,12 @@ def test_keys_are_validated_where_objects_are_made() -> None:
     inner.put("Bad Key", b"was there before")
     store = ValidatingStore(inner, re.compile(r"[a-z0-9/]+"))
     store.put("good/key1", b"x")
-    for call in (
-        lambda: store.put("Worse Key", b"x"),
-        lambda: store.copy("good/key1", "good/key1\n"),
-        lambda: store.rename("good/key1", "UPPER"),
-    ):
-        with pytest.raises(InvalidKey, match="has to fit"):
-            call()
+    with pytest.raises(InvalidKey, match="has to fit"):
+        store.put("Worse Key", b"x")
+    with pytest.raises(InvalidKey, match="has to fit"):
+        store.copy("good/key1", "good/key1\n")
+    with pytest.raises(InvalidKey, match="has to fit"):
+        store.rename("good/key1", "UPPER")
     assert list(store.keys()) == ["Bad Key", "good/key1"]
     store.rename("Bad Key", "good/again")
     assert list(store.keys()) == ["good/again", "good/key1"]

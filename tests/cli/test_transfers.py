@@ -1,0 +1,128 @@
+"""cp and mirror as a user runs them: real processes over real stores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mountstore.backends.s3 import BucketStore
+from mountstore.backends.sqlite import SqliteStore
+from tests.cli.test_objects import failure, mountstore, ok
+from tests.servers import S3Server
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite://{tmp_path}/store.db"
+
+
+@pytest.fixture
+def filled(tmp_path: Path, url: str) -> str:
+    with SqliteStore(tmp_path / "store.db") as store:
+        for key in ("a", "d/", "d/x", "d/y/z", "dd", "new\nline"):
+            store.put(key, b"is " + key.encode(), metadata={"mode": "33188"})
+    return url
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with SqliteStore(path) as store:
+        return {key: bytes(store.get(key)) for key in store.keys()}
+
+
+def summary(*arguments: str, status: int = 0, env: dict[str, str] | None = None) -> str:
+    done = mountstore(*arguments, env=env)
+    assert done.returncode == status, done.stderr.decode()
+    assert done.stdout == b""
+    return done.stderr.decode().splitlines()[0]
+
+
+def test_one_object_within_a_store_and_to_another(filled: str, tmp_path: Path) -> None:
+    ok("cp", f"{filled}#a", f"{filled}#b")
+    ok("cp", f"{filled}#d/x", f"{filled}#folder/")
+    ok("cp", f"{filled}#d/x", f"file://{tmp_path}/files")
+    ok("cp", f"{filled}#new\nline", f"file://{tmp_path}/files#other")
+    ok("cp", f"{filled}#d/", f"sqlite://{tmp_path}/other.db")
+    there = contents(tmp_path / "store.db")
+    assert there["b"] == b"is a"
+    assert there["folder/x"] == b"is d/x"
+    assert (tmp_path / "files" / "x").read_bytes() == b"is d/x"
+    assert (tmp_path / "files" / "other").read_bytes() == b"is new\nline"
+    assert contents(tmp_path / "other.db") == {"d/": b"is d/"}
+    with SqliteStore(tmp_path / "store.db") as store:
+        assert store.head("b").metadata == {"mode": "33188"}
+
+
+def test_a_folder_and_a_whole_store(filled: str, tmp_path: Path) -> None:
+    assert summary("cp", "-r", f"{filled}#d", f"{filled}#copy/of") == "3 copied (14 B), 0 unchanged"
+    assert set(contents(tmp_path / "store.db")) >= {"copy/of/", "copy/of/x", "copy/of/y/z"}
+    other = f"sqlite://{tmp_path}/other.db"
+    assert summary("cp", "-r", filled, other).startswith("9 copied")
+    assert contents(tmp_path / "other.db") == contents(tmp_path / "store.db")
+    assert summary("cp", "-r", "-j", "2", filled, other) == "0 copied (0 B), 9 unchanged"
+
+
+def test_mistakes_are_one_line(filled: str, tmp_path: Path) -> None:
+    assert "a key is missing" in failure("cp", filled, f"{filled}#x", status=2)
+    assert "no such object: 'none'" in failure("cp", f"{filled}#none", f"{filled}#x")
+    assert "no object below 'none/'" in failure("cp", "-r", f"{filled}#none", f"{filled}#x")
+    assert "overlap" in failure("cp", "-r", f"{filled}#d", f"{filled}#d/e", status=2)
+    assert "overlap" in failure("mirror", filled, filled, status=2)
+    assert "no such store" in failure("mirror", f"file://{tmp_path}/none", filled)
+    assert "unknown scheme" in failure("mirror", filled, "nope:x", status=2)
+    failure("mirror", "--compare", "luck", filled, filled, status=2)
+
+
+def test_mirror_makes_contents_the_same(filled: str, tmp_path: Path) -> None:
+    target = tmp_path / "target.db"
+    assert summary("mirror", "-n", filled, f"sqlite://{target}") == "6 would be copied (38 B), 0 unchanged"
+    assert not target.exists()
+    assert summary("mirror", filled, f"sqlite://{target}") == "6 copied (38 B), 0 unchanged"
+    with SqliteStore(target) as store:
+        store.put("d/x", b"is d/Y")  # of the same size, and newer
+        store.put("extra", b"x")
+    assert summary("mirror", "--compare", "size+mtime", filled, f"sqlite://{target}").startswith("0 copied")
+    told = summary("mirror", "--dry-run", "--delete", filled, f"sqlite://{target}")
+    assert told == "1 would be copied (6 B), 5 unchanged, 1 would be deleted"
+    assert contents(target)["d/x"] == b"is d/Y"
+    assert summary("mirror", filled, f"sqlite://{target}") == "1 copied (6 B), 5 unchanged"
+    assert summary("mirror", "--delete", filled, f"sqlite://{target}") == (
+        "0 copied (0 B), 6 unchanged, 1 deleted"
+    )
+    assert contents(target) == contents(tmp_path / "store.db")
+
+
+def test_what_fails_is_named_and_the_rest_is_done(filled: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[stores.strict]\ntype = "validating"\npattern = "[a-z/]+"\ninner = "sqlite://{tmp_path}/t.db"\n'
+    )
+    done = mountstore("mirror", filled, "config:strict", env={"MOUNTSTORE_CONFIG": str(config)})
+    assert done.returncode == 1
+    lines = done.stderr.decode().splitlines()
+    assert lines[0] == "5 copied (27 B), 0 unchanged"
+    assert lines[1].startswith("  new")
+    assert lines[-1].startswith("mountstore: 1 objects could not be transferred")
+    assert "new\nline" not in contents(tmp_path / "t.db")
+    assert len(contents(tmp_path / "t.db")) == 5
+
+
+def test_to_a_bucket_and_back(versitygw: S3Server, filled: str, tmp_path: Path) -> None:
+    bucket = versitygw.new_bucket()
+    large = os.urandom(9_000_000)
+    with SqliteStore(tmp_path / "store.db") as store:
+        store.put("large", large)
+        store.delete("d/")
+        store.delete("new\nline")
+    env = versitygw.env()
+    assert summary("mirror", filled, f"s3://{bucket}/sub", env=env).startswith("5 copied")
+    assert summary("mirror", filled, f"s3://{bucket}/sub", env=env).startswith("0 copied (0 B), 5 unchanged")
+    with BucketStore(bucket, client=versitygw.client()) as store_there:
+        assert list(store_there.keys()) == ["sub/a", "sub/d/x", "sub/d/y/z", "sub/dd", "sub/large"]
+        assert store_there.head("sub/a").metadata == {"mode": "33188"}
+    ok("cp", f"s3://{bucket}/sub/large", f"s3://{bucket}/again", env=env)
+    assert summary("cp", "-r", f"s3://{bucket}/sub", f"file://{tmp_path}/back", env=env).startswith(
+        "5 copied"
+    )
+    assert (tmp_path / "back" / "large").read_bytes() == large
