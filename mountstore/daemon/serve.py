@@ -21,6 +21,7 @@ from collections.abc import AsyncIterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyfuse3
 import trio
@@ -302,7 +303,8 @@ class Mount:
 
     def _fuse_options(self) -> set[str]:
         request = self._request
-        source = "".join(c if c.isprintable() else "?" for c in self._record.url)
+        # pyfuse3 passes options on as ASCII: what is not stands as in a URL.
+        source = quote(self._record.url, safe="".join(map(chr, range(0x20, 0x7F))))
         source = source.replace("\\", "\\\\").replace(",", "\\,")
         options = {f"fsname={source}", "subtype=mountstore", "default_permissions", "nosuid", "nodev"}
         flags = {"ro": request.read_only, "allow_other": request.allow_other, "noexec": request.noexec}
