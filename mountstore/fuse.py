@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
@@ -79,6 +80,8 @@ class FuseOperations(pyfuse3.Operations):
         super().__init__()
         self._vfs = vfs
         self._last_cid: dict[int, int] = {}  # the content whose pages the kernel may hold
+        self._pushing: dict[int, trio.Event] = {}  # inodes whose pages are being filled
+        self.nursery: trio.Nursery | None = None  # where that goes on; none, and nothing is pushed
 
     # -- attributes --------------------------------------------------------------------------------
 
@@ -125,6 +128,8 @@ class FuseOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        if changes.size is not None:
+            await self._pushed(inode)
         node = await self._vfs.setattr(inode, changes)
         return self._attributes(node, self._vfs.attr_valid_s())
 
@@ -236,6 +241,8 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answer
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            await self._pushed(inode)
         handle = await self._vfs.open(inode, flags)
         node = self._vfs.getattr(inode)
         # Pages of another content go; those of this one stay, whoever opens it.
@@ -257,7 +264,31 @@ class FuseOperations(pyfuse3.Operations):
         data = self._vfs.read_now(fh, off, size)
         if data is None:
             data = await self._vfs.read(fh, off, size)
+            if (gift := self._vfs.block_around(fh, off)) is not None:
+                self._push(*gift)
         return cast(bytes, data)  # any buffer does
+
+    def _push(self, node: Node, start: int, block: bytes) -> None:
+        """Put a fetched block into the kernel's page cache: the next reads of it are no requests at all.
+
+        In a thread, which may have to wait for pages that are being read. Whoever would write the file waits
+        for its end, so that no page is overwritten with what it held before.
+        """
+        if self.nursery is not None and node.ino not in self._pushing:
+            self._pushing[node.ino] = trio.Event()
+            self.nursery.start_soon(self._push_now, node, start, block)
+
+    async def _push_now(self, node: Node, start: int, block: bytes) -> None:
+        try:
+            await trio.to_thread.run_sync(pyfuse3.notify_store, node.ino, start, block)
+        except OSError as error:
+            log.debug("the kernel did not take a block of inode %d: %s", node.ino, error)
+        finally:
+            self._pushing.pop(node.ino).set()
+
+    async def _pushed(self, inode: int) -> None:
+        while inode in self._pushing:
+            await self._pushing[inode].wait()
 
     @_answer
     async def write(self, fh: int, off: int, buf: bytes) -> int:

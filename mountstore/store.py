@@ -210,7 +210,7 @@ class ObjectStore(ABC):
             size += sum(info.size for info in page.objects)
         return count, size
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most stores hold nothing open
         """Give back what the store holds open. Further calls are undefined; closing twice is not."""
 
     def __enter__(self) -> Self:

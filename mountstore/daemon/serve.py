@@ -263,13 +263,15 @@ class Mount:
 
     async def _mounted(self, vfs: Vfs) -> None:
         check_mountpoint(self._request.mountpoint)
-        self._init_fuse(FuseOperations(vfs))
+        operations = FuseOperations(vfs)
+        self._init_fuse(operations)
         self._phase = "mounted"
         gone = False
         try:
             sock = runtime.listen(self._record.socket_path)
             async with trio.open_nursery() as nursery:
                 await nursery.start(vfs.run)
+                operations.nursery = nursery
                 service = Service(self, sock)
                 nursery.start_soon(service.run)
                 async with trio.open_nursery() as announcing:

@@ -68,6 +68,10 @@ class BlockCache:
             return block[offset:] + following[: stop - (number + 1) * BLOCK]
         return memoryview(block)[offset : stop - number * BLOCK]
 
+    def block(self, cid: int, number: int) -> bytes | None:
+        """A whole block, if it is here."""
+        return self._blocks.get((cid, number))
+
     async def read(self, cid: int, start: int, stop: int, size: int) -> Data:
         """Bytes [start, stop) of a content of `size` bytes. Raises what fetching raises."""
         data = self.cached(cid, start, stop)

@@ -20,7 +20,9 @@ import trio
 from mountstore.errors import StoreError
 from mountstore.store import Data
 from mountstore.vfs.assembly import Assembly, DirHandle, Handle
+from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.content import Stale
+from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.names import NAME_MAX, segment_of_name
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
 from mountstore.vfs.tree import fail
@@ -265,6 +267,7 @@ class Vfs(Assembly):
         with self._index.transaction():
             self._index.save(node)
         if trim:
+            failpoint("truncate-recorded")
             self._content.trim(node)
         self._reconciler.wake()
         return node
@@ -332,6 +335,19 @@ class Vfs(Assembly):
             self._gone.add(node.ino)
             raise
 
+    def block_around(self, handle: int, offset: int) -> tuple[Node, int, bytes] | None:
+        """(node, start, bytes) of the block that a random read has just brought, as a gift for the page cache.
+
+        None for sequential readers, whom the kernel asks for by itself, and while anybody may write.
+        """
+        file = self._file(handle)
+        node = file.node
+        if file.readahead.window or node.writers or not node.is_clean or self._content.stack(node).layers:
+            return None
+        number = offset // BLOCK
+        block = self._content.blocks.block(node.base_cid, number)
+        return None if block is None else (node, number * BLOCK, block)
+
     def _files_of(self, node: Node) -> list[Handle]:
         return [other for other in self._handles.values() if isinstance(other, Handle) and other.node is node]
 
@@ -394,6 +410,7 @@ class Vfs(Assembly):
 
     def _sync_local(self, node: Node) -> None:
         self._content.sync(node)
+        failpoint("sync-data-done")
         self._index.sync()
 
     async def fsyncdir(self, handle: int) -> None:
