@@ -30,6 +30,8 @@ _MODULES = {
     "DictStore": "mountstore.backends.memory",
     "FilesystemStore": "mountstore.backends.filesystem",
     "HashdirStore": "mountstore.backends.hashdir",
+    "HttpStore": "mountstore.backends.http",
+    "RedisStore": "mountstore.backends.redis",
     "SqliteStore": "mountstore.backends.sqlite",
     "ZipStore": "mountstore.backends.zip",
 }

@@ -13,7 +13,8 @@ die() {
 # Debian packages without which nothing works, and those that only the tests call.
 system_packages=(ca-certificates fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux)
 python_packages=(python3 python3-dev python3-venv)
-test_packages=(attr e2fsprogs fio git iproute2 libacl1-dev procps rsync sqlite3 vim-tiny xfsprogs)
+test_packages=(attr e2fsprogs fio git iproute2 libacl1-dev nginx-light procps redis-server rsync
+    sqlite3 vim-tiny xfsprogs)
 
 # install_packages NAME... : whatever of these is missing, by apt; Debian's Python too where no other will do.
 install_packages() {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import pkgutil
 import threading
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import anyio
 import pytest
 import trio
 
+import mountstore.backends
 from mountstore import (
     AsyncCachingStore,
     AsyncDictStore,
@@ -26,8 +29,10 @@ from mountstore import (
     async_clear_store,
     async_copy_store,
     async_sync_stores,
+    stores,
 )
 from mountstore.backends.memory import DictStore
+from mountstore.store import ObjectStore
 from mountstore.stores import ValidatingStore
 from mountstore.transfer import TransferSummary
 
@@ -86,7 +91,19 @@ def test_a_twin_does_what_its_store_does(
 
 
 def test_every_store_has_a_twin_and_nothing_else_has() -> None:
-    for name in ("AsyncGzipStore", "AsyncRoutingStore", "AsyncReadOnlyStore", "AsyncPrefixStore"):
+    wrappers = [name for name in stores.__all__ if name.endswith("Store")]
+    views = {"TextStore", "JsonStore", "TypedStore"}
+    backends = [
+        name
+        for module in pkgutil.iter_modules(mountstore.backends.__path__)
+        if not module.name.startswith("_")
+        for name, value in vars(import_module(f"mountstore.backends.{module.name}")).items()
+        if isinstance(value, type)
+        and issubclass(value, ObjectStore)
+        and value.__module__.endswith(module.name)
+    ]
+    assert {"SqliteStore", "ZipStore"} <= set(backends)
+    for name in [f"Async{name}" for name in {*wrappers, *backends} - views]:
         made = getattr(aliases, name)
         assert issubclass(made, AsyncStore)
         assert getattr(aliases, name) is made

@@ -72,7 +72,7 @@ def test_contents_become_identical(pair: tuple[ObjectStore, ObjectStore]) -> Non
     target.put("zz", b"nor this")
     done = sync_stores(source, target)
     assert counts(done) == (5, 1, 0)
-    assert done.copied_bytes == 9 + 1 + 1 + 0 + 8 * MIB
+    assert done.copied_bytes == done.moved_bytes == 9 + 1 + 1 + 0 + 8 * MIB
     assert contents(target) == {**contents(source), "extra": b"is not at the source", "zz": b"nor this"}
     assert target.head("missing/ü").metadata == {"mode": "33188"}
     assert counts(sync_stores(source, target, True)) == (0, 6, 2)
@@ -185,6 +185,7 @@ def test_what_fails_does_not_keep_the_rest_from_being_done() -> None:
     assert list(inner.keys()) == ["a", "c"]
     done = sync_stores(source, target, strict=False)
     assert (counts(done), len(done.failures)) == ((0, 2, 0), 2)
+    assert (done.copied_bytes, done.moved_bytes) == (0, 2)
 
 
 def test_a_target_that_is_down_is_given_up_soon() -> None:
@@ -305,7 +306,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
             assert peak < 4 * 4 * RANGE_BYTES + 8 * MIB
             assert target.head("large2").size == size
         # Progress comes while an object is on its way, and never goes back.
-        moved = [now.copied_bytes for now in seen if now.copied == 0 and now.unchanged == 0]
+        moved = [now.moved_bytes for now in seen if now.copied == 0 and now.unchanged == 0]
         assert len(moved) > 4
         assert moved == sorted(moved)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mountstore.errors import Corrupted
+from mountstore.store import ObjectInfo
 
 STORED, DEFLATED, BZIP2 = 0, 8, 12
 ENCRYPTED, DESCRIBED_BEHIND, UTF8 = 0x1, 0x8, 0x800
@@ -335,3 +336,8 @@ def _from_dos(when: int) -> int:
     date, clock = when >> 16, when & 0xFFFF
     parts = (1980 + (date >> 9), date >> 5 & 15, date & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2)
     return int(time.mktime((*parts, 0, 0, -1))) * NS
+
+
+def info_of(entry: Entry, *, metadata: bool = False) -> ObjectInfo:
+    told = metadata_of(entry) if metadata else None
+    return ObjectInfo(entry.key, entry.size, entry.mtime_ns, entry.etag, told)

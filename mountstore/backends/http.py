@@ -16,6 +16,7 @@ be read.
 
 from __future__ import annotations
 
+import builtins
 import email.utils
 import json
 import re
@@ -36,6 +37,7 @@ from mountstore.errors import (
     NotFound,
     PreconditionFailed,
     StoreError,
+    Unavailable,
     Unsupported,
     UsageError,
 )
@@ -132,7 +134,8 @@ class HttpStore(ObjectStore):
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         answer = self._requests.send("GET", path, headers, key, skip=start, length=length)
         if answer.status == 416:
-            self._check_place(key, start, if_match)
+            if self._check_place(key, start, if_match) != start:
+                raise Unavailable(f"{key!r} grew while it was read; read it again", key=key)
             return b""
         self._check(answer, key)
         size = _total(answer) if answer.status == 206 else _content_length(answer)
@@ -157,12 +160,13 @@ class HttpStore(ObjectStore):
             raise Unsupported(f"the server does not tell the size of {key!r}", key=key)
         return answer.body
 
-    def _check_place(self, key: str, start: int, if_match: str | None) -> None:
-        """What a range without a byte in it asks: that the object is there, and reaches so far."""
+    def _check_place(self, key: str, start: int, if_match: str | None) -> int:
+        """The size of the object; what a range without a byte in it asks is that it reaches so far."""
         info = self.head(key)
         if if_match is not None and info.etag != if_match:
             raise PreconditionFailed(f"{key!r} has changed", key=key)
         clip_range(key, start, None, info.size)
+        return info.size
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
         return next(self.pages(prefix, delimiter=delimiter, after=after, limit=limit))
@@ -174,7 +178,7 @@ class HttpStore(ObjectStore):
             raise Unsupported("HTTP has no listing; an nginx with autoindex_format json has, listing=nginx")
         return page_of(entries_of(self._folder, prefix, delimiter, after), limit)
 
-    def _folder(self, folder: str) -> list[dict[str, Any]]:
+    def _folder(self, folder: str) -> builtins.list[dict[str, Any]]:
         """What the index of a folder says; nothing if there is none."""
         try:
             path = self._path(folder, folder=True)
@@ -216,7 +220,7 @@ class HttpStore(ObjectStore):
     # -- within -----------------------------------------------------------------------------------
 
     def _path(self, key: str, *, folder: bool = False) -> str:
-        """The target of a request for a key. Raises InvalidKey for what a server would take for another."""
+        """The target of a request. Raises InvalidKey for a key that a server would take for another."""
         if folder and not key:
             return self._base
         if len(check_key(key)) > _MAX_KEY_BYTES:
@@ -229,7 +233,7 @@ class HttpStore(ObjectStore):
         if "\0" in key:
             raise InvalidKey(f"{key!r} holds NUL, which a URL cannot", key=key)
         if self._listing and key.endswith("/") and not folder:
-            raise InvalidKey(f"{key!r} is a folder here, which is no object", key=key)
+            raise NotFound(f"{key!r} is a folder here, which is no object", key=key)
         return self._base + quote(key, safe="/")
 
     def _check(self, answer: Answer, key: str) -> None:

@@ -183,32 +183,39 @@ class RedisStore(ObjectStore):
         raw = check_key(key)
         kept = check_metadata(key, metadata, None)
         etag = secrets.token_hex(12)
-        size = count = 0
-        only: bytes | None = None
+        size = count = sent = 0
+        only: bytes | None = None  # the first piece, kept until there is a second
+        committing = False
         try:
             for block in _blocks(data):
-                if count == 1 and only is not None:
-                    self._upload(key, etag, 0, only)
-                    only = None
                 if count == 0:
                     only = bytes(block)
                 else:
+                    if only is not None:
+                        sent = 1
+                        self._upload(key, etag, 0, only)
+                        only = None
+                    sent = count + 1
                     self._upload(key, etag, count, bytes(block))
                 count += 1
                 size += len(block)
             mtime_ns = time.time_ns()
             text = json.dumps(kept, separators=(",", ":"))
             rest = [only or b""] if count < 2 else []
+            committing = True
             said, *_ = self._run(
                 "PUT", key, raw, _condition(if_match, if_absent), etag, size, mtime_ns, text, max(count, 1),
                 _GRACE_S, *rest,
             )  # fmt: skip
+            committing = False
             if said == b"gone":
                 raise Unavailable(f"what was put of {key!r} so far is gone; put it again", key=key)
             _check(said, key, putting=True)
         except BaseException:
-            if count > 1:
-                self._abandon(etag, count)
+            # When the answer to the last step is lost, the pieces may be an object's by now. If they are
+            # not, they go by themselves.
+            if sent and not committing:
+                self._abandon(etag, sent)
             raise
         return ObjectInfo(key, size, mtime_ns, etag, kept)
 

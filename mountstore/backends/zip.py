@@ -24,16 +24,16 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
 from mountstore.backends._arguments import check_key, check_metadata, clip_range
+from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, check_etag
 from mountstore.backends._filesystem_tree import translated
 from mountstore.backends._sorted_keys import page_of
 from mountstore.backends._zip_archive import Archive, Draft, Limits, identity_of
 from mountstore.backends._zip_content import Spool, check_readable, pack, read_range
-from mountstore.backends._zip_format import ENCRYPTED, MAX_NAME_BYTES, Entry, metadata_of
+from mountstore.backends._zip_format import ENCRYPTED, MAX_NAME_BYTES, Entry, info_of
 from mountstore.backends._zip_records import changed, new_entry
 from mountstore.errors import InvalidKey, NotFound, PreconditionFailed, StoreError, Unsupported
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
 
-MAX_METADATA_BYTES = 2048
 _KEYS_AT_ONCE = 1000
 
 Result = TypeVar("Result")
@@ -111,7 +111,7 @@ class ZipStore(ObjectStore):
     # -- reading ----------------------------------------------------------------------------------
 
     def head(self, key: str) -> ObjectInfo:
-        return _info(self._find(key)[1], metadata=True)
+        return info_of(self._find(key)[1], metadata=True)
 
     def exists(self, key: str) -> bool:
         check_key(key)
@@ -119,7 +119,7 @@ class ZipStore(ObjectStore):
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
         state, entry = self._find(key)
-        _check_etag(entry, if_match)
+        check_etag(entry.key, entry.etag, if_match)
         check_readable(entry, self._limits.max_ratio)
         start, stop = clip_range(key, start, stop, entry.size)
         try:
@@ -130,7 +130,7 @@ class ZipStore(ObjectStore):
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
         state = self._state()
         names, groups, following = page_of(state.keys, prefix, delimiter, after, limit)
-        return Page([_info(state.entries[name]) for name in names], groups, following)
+        return Page([info_of(state.entries[name]) for name in names], groups, following)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         after: str | None = ""
@@ -211,7 +211,7 @@ class ZipStore(ObjectStore):
             draft.add(entry, packed)
             return entry
 
-        return _info(self._change(change, key), metadata=True)
+        return info_of(self._change(change, key), metadata=True)
 
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
         check_key(key)
@@ -222,7 +222,7 @@ class ZipStore(ObjectStore):
                 if missing_ok:
                     return
                 raise NotFound(key=key)
-            _check_etag(entry, if_match)
+            check_etag(entry.key, entry.etag, if_match)
             draft.remove(key)
 
         self._check_removes(key)
@@ -267,7 +267,7 @@ class ZipStore(ObjectStore):
             draft.add(entry, content)
             return entry
 
-        return _info(self._change(change, source), metadata=True)
+        return info_of(self._change(change, source), metadata=True)
 
     def rename(self, source: str, target: str, *, if_match: str | None = None) -> ObjectInfo:
         check_key(source)
@@ -278,7 +278,7 @@ class ZipStore(ObjectStore):
             entry = self._source(draft, source, if_match)
             return entry if source == target else draft.move(entry, target)
 
-        return _info(self._change(change, source), metadata=True)
+        return info_of(self._change(change, source), metadata=True)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -372,7 +372,7 @@ class ZipStore(ObjectStore):
         entry = draft.entries.get(key)
         if entry is None:
             raise NotFound(key=key)
-        _check_etag(entry, if_match)
+        check_etag(entry.key, entry.etag, if_match)
         if entry.flags & ENCRYPTED:
             raise Unsupported(f"{key!r} is encrypted, and cannot be changed", key=key)
         return entry
@@ -394,16 +394,6 @@ class ZipStore(ObjectStore):
         """The time in ns, never the same twice: it makes the etag. Only called by who may write."""
         self._last_ns = max(self._last_ns + 1, time.time_ns())
         return self._last_ns
-
-
-def _info(entry: Entry, *, metadata: bool = False) -> ObjectInfo:
-    told = metadata_of(entry) if metadata else None
-    return ObjectInfo(entry.key, entry.size, entry.mtime_ns, entry.etag, told)
-
-
-def _check_etag(entry: Entry, if_match: str | None) -> None:
-    if if_match is not None and entry.etag != if_match:
-        raise PreconditionFailed(f"{entry.key!r} has changed", key=entry.key)
 
 
 def _open_error(path: str, error: OSError) -> StoreError:

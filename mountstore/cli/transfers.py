@@ -90,6 +90,10 @@ def _transfer(
         _counting() as show,
     ):
         prefix, to_prefix = (name if not name or name.endswith("/") else f"{name}/" for name in (key, to_key))
+        if delete and next(from_store.keys(prefix), None) is None:
+            raise UsageError(
+                f"{redact(source)} has no objects: --delete would empty the target (rm -r --all does that)"
+            )
         done = sync_stores(
             from_store,
             to_store,
@@ -167,6 +171,6 @@ def _counting() -> Iterator[Callable[[TransferSummary], None] | None]:
             text = f"{now.copied} copied, {now.unchanged} unchanged, {now.deleted} deleted"
             if now.failures:
                 text += f", {len(now.failures)} failed"
-            bar.update(task, description=text, completed=now.copied_bytes)
+            bar.update(task, description=text, completed=now.moved_bytes)
 
         yield show

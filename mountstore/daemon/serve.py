@@ -66,7 +66,7 @@ def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> i
         fresh_state_dir(shown) if ends_with_us else default_state_dir(canonical, shown)
     )
     store_path = on_disk.resolve() if on_disk else None
-    check_apart(request.mountpoint, state_dir=path, store_path=store_path, tree=scheme == "file")
+    check_apart(request.mountpoint, state_dir=path, store_path=store_path, tree=scheme in ("file", "hashdir"))
     lock = StateDir.lock(path, request.mountpoint, store=canonical, shown=shown, wait_s=_LOCK_WAIT_S)
     with lock as state:
         if ends_with_us:

@@ -21,8 +21,9 @@ from mountstore.errors import (
     Unsupported,
 )
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
+from mountstore.stores.agreement import put_right
 from mountstore.stores.listing import Entry, entries_of, merged, page_of
-from mountstore.stores.reader import ObjectReader, Shared, same_content
+from mountstore.stores.reader import Shared
 from mountstore.stores.wrapper import common
 
 T = TypeVar("T")
@@ -42,7 +43,9 @@ class FanoutStore(ObjectStore):
 
     A write that some children made and some did not raises PartialFailure, which says which. From then on
     this object reads that key only from the children that made it, until `repair`, or the next write of the
-    key, has put the others right. What another process left behind half done is found by `repair` alone.
+    key, has put the others right; a condition on that key is judged once they are, and raises
+    PartialFailure until then, so that whoever tries a write again until it succeeds leaves all children
+    the same. What another process left behind half done is found by `repair` alone.
 
     Etags are `N:ETAG`, N being the number of the child that told it. Conditions are decided by that child,
     before the others change anything (without one, by child 0). Writers of one key take turns within this
@@ -143,6 +146,7 @@ class FanoutStore(ObjectStore):
             done: dict[int, ObjectInfo] = {}
             if if_match is not None or if_absent:
                 self._need("conditional_put", key)
+                self._settle(key)
                 first, etag = (0, None) if if_match is None else self._named(key, if_match)
                 if if_absent:
                     self._check_absent(key, first)
@@ -154,6 +158,7 @@ class FanoutStore(ObjectStore):
             try:
                 if if_match is not None:
                     self._need("conditional_delete", key)
+                    self._settle(key)
                     number, etag = self._named(key, if_match)
                     self.children[number].delete(key, if_match=etag)
                 elif not missing_ok:
@@ -238,34 +243,27 @@ class FanoutStore(ObjectStore):
 
     def _repair(self, key: str) -> int:
         with self._turn(key):
-            wrong = self._behind.get(key, frozenset())
-            heads: dict[int, ObjectInfo] = {}
-            for number, child in enumerate(self.children):
-                with contextlib.suppress(NotFound):
-                    heads[number] = child.head(key)
-            right = {number: info for number, info in heads.items() if number not in wrong}
-            changed = 0
-            if not right:
-                for number in heads if wrong else ():
-                    self.children[number].delete(key, missing_ok=True)
-                    changed += 1
-            else:
-                best = max(right, key=lambda number: (right[number].mtime_ns, -number))
-                for number, child in enumerate(self.children):
-                    if number != best and not self._same(heads[best], best, heads.get(number), number):
-                        reader = ObjectReader(self.children[best], heads[best])
-                        child.put(key, reader.as_file(), metadata=heads[best].metadata)
-                        changed += 1
-            self._behind.pop(key, None)
-            return changed
+            return self._put_right(key)
 
-    def _same(self, one: ObjectInfo, number: int, other: ObjectInfo | None, at: int) -> bool:
-        if other is None or one.size != other.size:
-            return False
-        keep = self.capabilities.metadata
-        if keep and dict(one.metadata or {}) != dict(other.metadata or {}):
-            return False
-        return same_content(ObjectReader(self.children[number], one), ObjectReader(self.children[at], other))
+    def _settle(self, *keys: str) -> None:
+        """Put right what the last write of these keys left behind. Raises PartialFailure."""
+        for key in keys:
+            try:
+                if key in self._behind:
+                    self._put_right(key)
+            except (StoreError, OSError) as error:
+                behind = sorted(self._behind[key])
+                raise PartialFailure(
+                    f"{key!r} is still not the same in children {behind}: {error}",
+                    key=key,
+                    failures=[(str(number), error) for number in behind],
+                ) from error
+
+    def _put_right(self, key: str) -> int:
+        wrong = self._behind.get(key, frozenset())
+        changed = put_right(self.children, key, wrong, metadata=self.capabilities.metadata)
+        self._behind.pop(key, None)
+        return changed
 
     # -- within -----------------------------------------------------------------------------------
 
@@ -337,6 +335,8 @@ class FanoutStore(ObjectStore):
             check_metadata(key, metadata, limits.max_metadata_bytes)
 
     def _check_match(self, key: str, if_match: str | None) -> None:
+        if if_match is not None:
+            self._settle(key)
         if self.head(key).etag != if_match and if_match is not None:
             raise PreconditionFailed(f"{key!r} has changed", key=key)
 

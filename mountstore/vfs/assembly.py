@@ -16,6 +16,7 @@ from mountstore.errors import MountError
 from mountstore.store import ObjectStore
 from mountstore.vfs.blocks import Readahead
 from mountstore.vfs.content import BusyKeys, Content
+from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Flight, Listing
 from mountstore.vfs.options import VfsOptions
@@ -116,6 +117,7 @@ class Assembly:
             self._index.hasten(now, ())
         for intent in self._index.intents():
             self._busy.unsettled[intent.key] = 0.0
+        failpoint("start-recovered")
         self._staging.remove_unknown(set(self._index.layer_ids()))
 
     # -- life --------------------------------------------------------------------------------------
@@ -220,6 +222,7 @@ class Assembly:
         with self._index.transaction():
             gone = [] if node.is_dir else self._tree.forget_content(node)
             self._index.drop_node(node)
+        failpoint("purge-recorded")
         self._content.remove(gone)
         self._unsaved.discard(node)
         self._gone.discard(node.ino)

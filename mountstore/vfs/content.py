@@ -17,6 +17,7 @@ import trio
 from mountstore.errors import NotFound, PreconditionFailed
 from mountstore.store import Data, ObjectStore
 from mountstore.vfs.blocks import BLOCK, BlockCache, Readahead
+from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Content:
         """Put bytes into the journal. Raises OSError, having changed nothing."""
         layer = self._top(node)
         layer.write(offset, data)
+        failpoint("write-staged")
         if offset + len(data) > node.size:
             node.size = offset + len(data)
 
@@ -290,6 +292,7 @@ class Content:
                 else:
                     data = await self._fetch(base_cid, start, stop)
                 layer.write(start, data)
+            failpoint("localise-fetched")
             kept = node.base_cid == base_cid and not stack.frozen
         finally:
             if not kept:
@@ -320,9 +323,11 @@ class Content:
         stack.frozen = 0
         if len(stack.layers) > 2:
             gone = stack.merge()
+            failpoint("merge-copied")
             with self._index.transaction():
                 self._index.save(node)
                 self._index.drop_layers([layer.id for layer in gone])
+            failpoint("merge-recorded")
             self._staging.remove(gone)
         if not node.opens:
             self.release(node)

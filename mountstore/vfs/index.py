@@ -30,6 +30,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from mountstore.errors import MountError
+from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.rows import Dentry, Intent, Known, Node, split_key
 
 VERSION = 1
@@ -67,6 +68,7 @@ CREATE TABLE intent(key TEXT NOT NULL, metadata TEXT NOT NULL, size INTEGER NOT 
 CREATE TABLE layer(id INTEGER PRIMARY KEY, ino INTEGER NOT NULL, height INTEGER NOT NULL,
   below INTEGER NOT NULL, extents BLOB NOT NULL);
 CREATE INDEX layer_ino ON layer(ino, height);
+CREATE TABLE vacated(ino INTEGER NOT NULL, prefix TEXT NOT NULL, PRIMARY KEY(ino, prefix)) WITHOUT ROWID;
 CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
 """
 
@@ -141,7 +143,9 @@ class Index:
         try:
             self._execute("BEGIN IMMEDIATE")
             yield
+            failpoint("commit-begins")
             self._execute("COMMIT")
+            failpoint("commit-done")
         except BaseException as error:
             if self._db.in_transaction:
                 self._execute("ROLLBACK")
@@ -250,6 +254,8 @@ class Index:
     def drop_node(self, node: Node) -> None:
         self._execute("DELETE FROM node WHERE ino=?", (node.ino,))
         self._execute("DELETE FROM conflict WHERE ino=?", (node.ino,))
+        if node.is_dir:
+            self.drop_vacated(node.ino)
         self._lose(node.ino)
 
     def _lose(self, ino: int) -> None:
@@ -286,6 +292,18 @@ class Index:
         for node in list(self.nodes.values()):
             if node.due is not None and node.due > later and node.ino not in but:
                 node.due = now_ns
+
+    def vacated(self, ino: int) -> set[str]:
+        """Prefixes that a directory has had and that have not been cleared yet."""
+        return {row[0] for row in self._execute("SELECT prefix FROM vacated WHERE ino=?", (ino,)).fetchall()}
+
+    def add_vacated(self, ino: int, prefixes: Collection[str]) -> None:
+        self._db.executemany(
+            "INSERT OR IGNORE INTO vacated VALUES(?,?)", [(ino, prefix) for prefix in prefixes]
+        )
+
+    def drop_vacated(self, ino: int) -> None:
+        self._execute("DELETE FROM vacated WHERE ino=?", (ino,))
 
     def moving(self, key: str) -> list[int]:
         """Directories that have moved, are still to be visited, and were listed from above this key."""

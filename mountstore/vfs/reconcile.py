@@ -4,16 +4,33 @@ State, not operations: a node that is due is compared with what `object` says of
 want. What differs is put, copied or given new metadata; a stale key that no name wants is deleted. So
 whatever happened in between, it costs what the difference costs, and a crash loses no order of things.
 
-crash after                 leaves                              the next start
----------------------------  ----------------------------------  ----------------------------------------
-a write, before its flush    a layer without (all) its extents   drops the file, or keeps what was recorded
-the flush                    a due node with layers              uploads it
-the intent                   an intent, nothing in the store     finds no such object, uploads
-the put has landed           an intent, the object               recognises it as its own, records it
-the record of the put        files of dropped layers             removes them
-an unlink or rename          a stale object, a due node          deletes it, copies it
-the copy of a rename         both objects, an intent             recognises the copy, deletes the source
-the delete                   a stale object that is gone         deletes again, finds nothing, forgets it
+failpoint          crash when                          leaves                        the next start
+-----------------  ----------------------------------  ----------------------------  -------------------------
+write-staged       bytes are in a layer, not recorded  bytes that no extent names    shows what was recorded
+commit-begins      a change is not committed           the state before it           goes on from there
+commit-done        a change is committed               the state after it            goes on from there
+truncate-recorded  a truncation is recorded            a layer longer than extents   reads its extents alone
+sync-data-done     data is synced, the index not       an index that is committed    has both
+localise-fetched   the base is in a new layer          a file that no layer names    removes it
+merge-copied       layers are merged, not recorded     both: higher layers hide it   reads through the higher
+merge-recorded     the merge is recorded               files of the merged layers    removes them
+put-intended       the intent is recorded              an intent alone               finds nothing, uploads
+put-landed         the put has landed                  an intent, the object         recognises it, records it
+put-recorded       the put is recorded                 files of dropped layers       removes them
+copy-intended      a copy's intent is recorded         an intent, only the source    copies
+copy-landed        a rename's copy has landed          both objects, an intent       recognises it, goes on
+marker-intended    a marker's intent is recorded       an intent, no marker          puts it
+marker-landed      the marker has landed               a marker, an intent           recognises it, records it
+rename-recorded    a rename is recorded                a stale object, a due node    copies it, deletes that
+unlink-recorded    an unlink is recorded               a stale object, old layers    deletes it, removes them
+purge-recorded     an unlinked node is forgotten       files of dropped layers       removes them
+move-begins        a moved folder is visited           members that want other keys  visits it from the start
+move-visited       its members are due                 a folder to be visited        visits it again
+delete-begins      a delete is due                     a stale object                deletes it
+delete-landed      the delete has landed               a stale object that is gone   finds nothing, forgets it
+recover-begins     an intent is looked at              the intent                    looks at it
+recover-found      its object was found                an intent, the object         finds it again
+start-recovered    the index is recovered              files that no layer names     removes them
 """
 
 from __future__ import annotations

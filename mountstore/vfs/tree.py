@@ -13,6 +13,7 @@ import stat
 import time
 
 from mountstore.vfs.content import Content
+from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.names import NAME_MAX, name_of_segment, segment_of_name
 from mountstore.vfs.options import VfsOptions
@@ -252,6 +253,7 @@ class Tree:
             gone = self._remove_name(dentry, node, now)
             self.keep_implicit(parent)
             self._changed_entries(parent, now)
+        failpoint("unlink-recorded")
         self._content.remove(gone)
         return node
 
@@ -301,8 +303,8 @@ class Tree:
     def _remove_dir(self, dentry: Dentry, node: Node, parent: Node, now: int) -> None:
         prefix = self.prefix_of(node.ino)
         self._unwant_key(prefix)
-        if node.prefix is not None and node.prefix != prefix:
-            self.unwant_prefix(node.prefix)
+        for vacated in self.vacated(node.ino):
+            self.unwant_prefix(vacated)
         self._index.delete_dentry(dentry.id)
         node.nlink = 0
         node.due = node.since = None
@@ -397,6 +399,7 @@ class Tree:
             self._changed_entries(parent, now)
             if new_parent is not parent:
                 self._changed_entries(new_parent, now)
+        failpoint("rename-recorded")
         self._content.remove(gone)
         return node, target
 
@@ -424,9 +427,23 @@ class Tree:
             for folder in {parent.ino: parent, other_parent.ino: other_parent}.values():
                 self._changed_entries(folder, now)
 
+    def vacated(self, ino: int) -> set[str]:
+        """Prefixes below which the store may still have something of this directory: it or one above moved.
+
+        Several, where it has moved again before all of it was visited: what was uploaded in between is there.
+        """
+        if ino == ROOT_INO:
+            return set()
+        prefixes = self._index.vacated(ino)
+        for link in self._index.links(ino):
+            prefixes |= {prefix + _segment(link) + "/" for prefix in self.vacated(link.parent)}
+        return prefixes
+
     def _leave_key(self, dentry: Dentry, node: Node) -> None:
         if node.is_dir:
-            self._unwant_key(self.prefix_of(node.ino))
+            prefix = self.prefix_of(node.ino)
+            self._unwant_key(prefix)
+            self._index.add_vacated(node.ino, {prefix} | self.vacated(node.ino))
         else:
             self._unwant_key(self.key_of(dentry))
 

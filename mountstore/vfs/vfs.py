@@ -336,7 +336,7 @@ class Vfs(Assembly):
             raise
 
     def block_around(self, handle: int, offset: int) -> tuple[Node, int, bytes] | None:
-        """(node, start, bytes) of the block that a random read has just brought, as a gift for the page cache.
+        """(node, start, bytes) of the block that a random read has just brought, for the page cache.
 
         None for sequential readers, whom the kernel asks for by itself, and while anybody may write.
         """

@@ -23,6 +23,7 @@ from mountstore.errors import NotFound, PreconditionFailed
 from mountstore.store import ObjectInfo
 from mountstore.vfs.attrs import metadata_of
 from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot, Stale
+from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
 from mountstore.vfs.names import NAME_MAX
@@ -141,7 +142,9 @@ class Writeback:
         try:
             with self._index.transaction():
                 self._index.put_intent(intent)
+            failpoint("put-intended")
             info = await self._put(key, body, metadata, known, intent)
+            failpoint("put-landed")
         except PreconditionFailed:
             self._thaw(node, snapshot)
             await self._lost_race(node, dentry, key)
@@ -266,6 +269,7 @@ class Writeback:
                     gone = [*gone, *self._tree.forget_content(node)]
                 self._index.save(node)
             self._unwant_if_unnamed(intent.key)
+        failpoint("put-recorded")
         self._content.remove(gone)
         if node is not None and not node.opens:
             self._content.release(node)
@@ -300,6 +304,7 @@ class Writeback:
                 await self._look_first(key, known.etag if known else None)
             with self._index.transaction():
                 self._index.put_intent(intent)
+            failpoint("copy-intended")
             if source.key == key:
                 info = await self._store.update_metadata(key, metadata, if_match=source.etag)
             else:
@@ -309,6 +314,7 @@ class Writeback:
                     metadata=metadata if self._capabilities.metadata else None,
                     if_match=source.etag,
                 )
+            failpoint("copy-landed")
             self._record(intent, info, None, None)
             self.uploaded_count += 1
         except (PreconditionFailed, NotFound):
@@ -485,6 +491,8 @@ class Writeback:
     async def directory(self, node: Node) -> None:
         if node.subtree:
             await self._visit(node)
+        if node.subtree or not node.nlink:
+            return  # it has moved on meanwhile
         if not node.marker:
             self.done(node)
             return
@@ -508,11 +516,13 @@ class Writeback:
         try:
             with self._index.transaction():
                 self._index.put_intent(Intent(key, json.dumps(metadata), 0, 0, mid, "put", node.ino))
+            failpoint("marker-intended")
             if known is not None and known.size:
                 # Somebody keeps content in a marker: only its attributes are ours.
                 info = await self._store.update_metadata(key, metadata, if_match=known.etag)
             else:
                 info = await self._store.put(key, b"", metadata=metadata)
+            failpoint("marker-landed")
             self._listing.touch(key)
             with self._index.transaction():
                 self._index.drop_intents(key)
@@ -534,14 +544,17 @@ class Writeback:
         if not node.listed_ns:
             await self._listing.ensure(node)
         wanted = self._tree.prefix_of(node.ino)
-        if node.prefix is not None and node.prefix != wanted:
-            with self._index.transaction():
-                self._tree.unwant_prefix(node.prefix)
+        vacated = self._tree.vacated(node.ino) - {wanted}
+        with self._index.transaction():
+            for prefix in vacated:
+                self._tree.unwant_prefix(prefix)
         after = 0
         while node.nlink and (batch := self._index.children(node.ino, after, _BATCH)):
             with self._index.transaction():
                 for _, child in batch:
                     if child.is_dir:
+                        segment = self._tree.prefix_of(child.ino)[len(wanted) :]
+                        self._index.add_vacated(child.ino, [prefix + segment for prefix in vacated])
                         child.subtree = 1
                         self._tree.want(child, 0)
                         self._index.save(child)
@@ -551,10 +564,12 @@ class Writeback:
                     self._index.save(child)
             after = batch[-1][0].id
             await trio.lowlevel.checkpoint()
+        failpoint("move-visited")
         with self._index.transaction():
-            if self._tree.prefix_of(node.ino) == wanted:
+            if node.nlink and self._tree.prefix_of(node.ino) == wanted:
                 node.subtree = 0
                 node.prefix = wanted
+                self._index.drop_vacated(node.ino)
             self._index.save(node)
 
     # -- deleting ----------------------------------------------------------------------------------
@@ -581,10 +596,12 @@ class Writeback:
             return
         self._busy.take(key)
         try:
+            failpoint("delete-begins")
             if known.etag is not None:
                 await self._delete_object(known)
             elif (await self._store.list(key, limit=1)).objects:
                 self._expire_parent(key)  # somebody else has put something there
+            failpoint("delete-landed")
             self._listing.touch(key)
             with self._index.transaction():
                 self._index.drop_object(key)
@@ -625,6 +642,7 @@ class Writeback:
         return False
 
     def _adopt_landed(self, intent: Intent, info: ObjectInfo) -> None:
+        failpoint("recover-found")
         node = self._index.node(intent.ino)
         gone = []
         self._listing.touch(intent.key)
@@ -649,6 +667,7 @@ class Writeback:
         if self._index.intents(key):
             self._busy.take(key)
             try:
+                failpoint("recover-begins")
                 if not await self._landed_before(key):
                     with self._index.transaction():
                         self._index.drop_intents(key)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mountstore.backends.s3 import BucketStore
 from mountstore.backends.sqlite import SqliteStore
-from tests.cli.test_objects import failure, mountstore, ok
+from tests.cli.test_objects import COMMAND, DEADLINE_S, ENVIRONMENT, failure, mountstore, ok
 from tests.servers import S3Server
 
 
@@ -55,7 +57,7 @@ def test_one_object_within_a_store_and_to_another(filled: str, tmp_path: Path) -
 
 
 def test_a_folder_and_a_whole_store(filled: str, tmp_path: Path) -> None:
-    assert summary("cp", "-r", f"{filled}#d", f"{filled}#copy/of") == "3 copied (14 B), 0 unchanged"
+    assert summary("cp", "-r", f"{filled}#d", f"{filled}#copy/of") == "3 copied (19 B), 0 unchanged"
     assert set(contents(tmp_path / "store.db")) >= {"copy/of/", "copy/of/x", "copy/of/y/z"}
     other = f"sqlite://{tmp_path}/other.db"
     assert summary("cp", "-r", filled, other).startswith("9 copied")
@@ -76,9 +78,9 @@ def test_mistakes_are_one_line(filled: str, tmp_path: Path) -> None:
 
 def test_mirror_makes_contents_the_same(filled: str, tmp_path: Path) -> None:
     target = tmp_path / "target.db"
-    assert summary("mirror", "-n", filled, f"sqlite://{target}") == "6 would be copied (38 B), 0 unchanged"
+    assert summary("mirror", "-n", filled, f"sqlite://{target}") == "6 would be copied (39 B), 0 unchanged"
     assert not target.exists()
-    assert summary("mirror", filled, f"sqlite://{target}") == "6 copied (38 B), 0 unchanged"
+    assert summary("mirror", filled, f"sqlite://{target}") == "6 copied (39 B), 0 unchanged"
     with SqliteStore(target) as store:
         store.put("d/x", b"is d/Y")  # of the same size, and newer
         store.put("extra", b"x")
@@ -93,6 +95,39 @@ def test_mirror_makes_contents_the_same(filled: str, tmp_path: Path) -> None:
     assert contents(target) == contents(tmp_path / "store.db")
 
 
+def test_a_source_without_objects_does_not_empty_the_target(filled: str, tmp_path: Path) -> None:
+    target = f"sqlite://{tmp_path}/target.db"
+    ok("put", __file__, f"{target}#k")
+    for source in (f"{filled}#typo", f"sqlite://{tmp_path}/target.db#none"):
+        assert "would empty the target" in failure("mirror", "--delete", source, target, status=2)
+    assert list(contents(tmp_path / "target.db")) == ["k"]
+
+
+def test_a_terminal_sees_how_far_it_is(filled: str, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    try:
+        for command in (
+            ["mirror", filled, f"sqlite://{tmp_path}/t.db"],
+            ["cp", f"{filled}#a", f"{filled}#b"],
+        ):
+            subprocess.run(
+                [*COMMAND, *command],
+                stdout=slave,
+                stderr=slave,
+                stdin=slave,
+                env={**ENVIRONMENT, "TERM": "xterm"},
+                timeout=DEADLINE_S,
+                check=True,
+            )
+        shown = os.read(master, 65536).decode()
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert "6 copied (39 B), 0 unchanged" in shown
+    assert "\x1b[" in shown  # the bar was there, and was taken away
+    assert contents(tmp_path / "t.db").keys() == contents(tmp_path / "store.db").keys() - {"b"}
+
+
 def test_what_fails_is_named_and_the_rest_is_done(filled: str, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
@@ -101,7 +136,7 @@ def test_what_fails_is_named_and_the_rest_is_done(filled: str, tmp_path: Path) -
     done = mountstore("mirror", filled, "config:strict", env={"MOUNTSTORE_CONFIG": str(config)})
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()
-    assert lines[0] == "5 copied (27 B), 0 unchanged"
+    assert lines[0] == "5 copied (28 B), 0 unchanged"
     assert lines[1].startswith("  new")
     assert lines[-1].startswith("mountstore: 1 objects could not be transferred")
     assert "new\nline" not in contents(tmp_path / "t.db")

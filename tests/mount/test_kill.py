@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-import subprocess
-import sys
-import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.mount import writer
 from tests.mount.cases import LONG, S3_SERVERS, S3Case, StoreCase, make_case
-from tests.mount.mounting import Mount, Mounts
+from tests.mount.mounting import Mounts
 from tests.mount.proxy import Proxy, Request, proxied
 from tests.mount.waiting import wait_until
+from tests.torture.kills import Torture, files_in
 
 KILLS = dict.fromkeys([*S3_SERVERS, "sqlite", "file"], 100) if LONG else {"versitygw": 25, "sqlite": 25}
 
 
 def kept_more_than(proxy: Proxy, count: int) -> bool:
     return proxy.kept > count
-
-
-def files_in(case: StoreCase) -> dict[str, int]:
-    """Size by key, without directory markers."""
-    return {key: size for key, size in case.keys().items() if not key.endswith("/")}
-
-
-def work_until_killed(mount: Mount, journal: Path, seed: int, after_s: float) -> None:
-    """Let the writer work, and kill the daemon under it `after_s` after its first step."""
-    words = [sys.executable, str(writer.__file__), str(mount.root), str(journal), str(seed)]
-    errors = journal.with_suffix(".errors")
-    with open(errors, "wb") as stderr, subprocess.Popen(words, stderr=stderr) as process:
-        killer = threading.Timer(after_s, mount.kill_only)
-        try:
-            wait_until("the writer has begun", lambda: journal.exists() and journal.stat().st_size > 0)
-            killer.start()
-            process.wait(timeout=60)
-        finally:
-            killer.cancel()
-            with contextlib.suppress(RuntimeError):  # it was never started
-                killer.join()
-            mount.kill()
-            process.kill()
-    said = errors.read_text()
-    # Whatever the writer met was the death of the daemon, never an error while it lived.
-    assert process.returncode == 3, said
-    dead = ["Transport endpoint is not connected", "Software caused connection abort", "Input/output error"]
-    assert any(word in said for word in dead), said
 
 
 @pytest.mark.parametrize(
@@ -62,33 +29,10 @@ def test_kills_at_random_moments_lose_nothing(
 ) -> None:
     case = make_case(kind, request, base)
     mount = mounts(case, start=False, limit_s=120)
-    first_seed = int(os.environ.get("MOUNTSTORE_TEST_SEED", "1"))
-    model = writer.Model()
-    pending_at = []
-    for number in range(KILLS[kind]):
-        seed = first_seed * 1000 + number
-        chance = random.Random(seed)
-        print(f"kill {number}, seed {seed}, after {model.steps} steps")
-        mount.start()
-        model.verify(mount.root)
-        journal = base / f"journal-{number}"
-        work_until_killed(mount, journal, seed, chance.uniform(0.02, 0.5))
-        before = model.steps
-        model.read(journal)
-        if files_in(case) != {name: len(data) for name, data in model.files.items()}:
-            pending_at.append(number)
-        print(f"  {model.steps - before} steps, {len(model.files)} files, under way: {model.under_way}")
-    assert model.steps > 10 * KILLS[kind], "the writer hardly worked"
-    assert pending_at, "nothing was pending at any kill: this has shown nothing"
-    mount.start()
-    model.verify(mount.root)
-    assert mount.status()["conflicts"] == []
-    mount.umount()
-    assert files_in(case) == {name: len(data) for name, data in model.files.items()}
-    assert {key: case.read(key) for key in model.files} == model.files
-    mount.remount(fresh_state=True)
-    model.verify(mount.root)
-    mount.umount()
+    torture = Torture(case, mount, seed=int(os.environ.get("MOUNTSTORE_TEST_SEED", "1")))
+    for _ in range(KILLS[kind]):
+        torture.kill()
+    torture.finish()
 
 
 @pytest.mark.parametrize("kind", S3_SERVERS)

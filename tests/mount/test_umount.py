@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.mount import workloads
 from tests.mount.cases import S3_SERVERS, S3Case, StoreCase, make_case
 from tests.mount.mounting import Mounts, command, mounted_at
 from tests.mount.proxy import proxied
@@ -172,3 +175,18 @@ def test_a_renamed_folder_moves_its_objects(store_case: StoreCase, base: Path, m
     mount.umount()
     wanted = {f"new/{path.relative_to(source)}" for path in source.rglob("*")} | {"new"}
     assert {key.rstrip("/") for key in store_case.keys()} == wanted
+
+
+def test_folders_that_move_while_they_are_uploaded(store_case: StoreCase, base: Path, mounts: Mounts) -> None:
+    """Several moves of a tree, at moments when some of it has gone up and some has not: no orphan stays."""
+    mount = mounts(store_case)
+    chance = random.Random(35)
+    local = base / "local"
+    for number in range(3):
+        root, scratch = mount.root / f"w{number}", local / f"w{number}"
+        root.mkdir()
+        scratch.mkdir(parents=True)
+        workloads.mv(root, scratch)
+        time.sleep(chance.uniform(0, 1.2))  # not to wait for something: to meet the uploads anywhere
+    mount.umount()
+    check_objects(store_case, local)

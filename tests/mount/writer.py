@@ -16,7 +16,7 @@ import stat
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 FOLDERS = 6
 FILES = 40
@@ -80,7 +80,10 @@ class Model:
 
     def verify(self, root: Path) -> None:
         """AssertionError unless `root` is as acknowledged; what was under way is settled as it is found."""
-        actual_files, actual_folders = look(root)
+        self.check(*look(root))
+
+    def check(self, actual_files: dict[str, bytes], actual_folders: set[str]) -> None:
+        """The same for what was found elsewhere."""
         step, self.under_way = self.under_way, None
         if step is None:
             self.compare(actual_files, actual_folders)
@@ -150,8 +153,8 @@ def look(root: Path) -> tuple[dict[str, bytes], set[str]]:
     return files, folders
 
 
-def choose(model: Model, chance: random.Random) -> dict[str, Any]:
-    """A next step that makes sense now."""
+def choose(model: Model, chance: random.Random, fsyncs: float = 0.05) -> dict[str, Any]:
+    """A next step that makes sense now; of those that write, this share ends with an fsync."""
     folders = ["", *sorted(f"{name}/" for name in model.folders)]
     files = sorted(model.files)
     seed = chance.randrange(1 << 40)
@@ -174,16 +177,17 @@ def choose(model: Model, chance: random.Random) -> dict[str, Any]:
             name = f"{chance.choice(folders)}d{chance.randrange(1000):03d}"
             if name.count("/") < 3 and name not in model.folders:
                 return {"do": "mkdir", "path": name}
+        fsync = chance.random() < fsyncs
         if kind == "write":
-            return {"do": "write", "path": new_name(), "seed": seed, "size": size}
+            return {"do": "write", "path": new_name(), "seed": seed, "size": size, "fsync": fsync}
         if kind == "write over":
-            return {"do": "write", "path": chance.choice(files), "seed": seed, "size": size}
+            return {"do": "write", "path": chance.choice(files), "seed": seed, "size": size, "fsync": fsync}
         if kind in ("append", "replace"):
-            return {"do": kind, "path": chance.choice(files), "seed": seed, "size": size}
+            return {"do": kind, "path": chance.choice(files), "seed": seed, "size": size, "fsync": fsync}
         if kind == "patch":
             path = chance.choice(files)
             at = chance.randrange(len(model.files[path]) + 1)
-            return {"do": "patch", "path": path, "seed": seed, "size": size, "at": at}
+            return {"do": "patch", "path": path, "seed": seed, "size": size, "at": at, "fsync": fsync}
         if kind == "unlink":
             return {"do": "unlink", "path": chance.choice(files)}
         if kind == "rename":
@@ -215,9 +219,11 @@ def carry_out(root: Path, step: dict[str, Any]) -> None:
             with open(target, "r+b") as file:
                 file.seek(step["at"])
                 file.write(data)
+                _fsync_if(step, file)
         else:
             with open(target, "ab" if do == "append" else "wb") as file:
                 file.write(data)
+                _fsync_if(step, file)
         if do == "replace":
             os.rename(target, path)
     elif do == "unlink":
@@ -228,6 +234,12 @@ def carry_out(root: Path, step: dict[str, Any]) -> None:
         os.rmdir(path)
     else:
         os.rename(path, root / step["to"])
+
+
+def _fsync_if(step: dict[str, Any], file: IO[bytes]) -> None:
+    if step["fsync"]:
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def work(root: Path, journal: Path, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -327,3 +328,34 @@ async def test_two_files_change_places_again_and_again(store: DictStore, state: 
             await m.drain()
             assert contents(store) == expected
             assert await m.tree() == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_folders_that_move_on_before_they_were_visited(
+    store: DictStore, state: Path, seed: int
+) -> None:
+    """What was uploaded below a place of passage goes with the folder, and the queue comes to its end."""
+    choose = random.Random(seed)
+    async with running(store, state, upload_delay_s=0) as m:
+        await m.mkdir("w")
+        for folder in ("w/a", "w/a/b", "w/a/b/c"):
+            await m.mkdir(folder)
+            for number in range(4):
+                await m.write_file(f"{folder}/{number}", folder.encode())
+        places = ["w/a", "w/z", "x", "w/y"]
+        here = places[0]
+        for _ in range(12):
+            for _ in range(choose.randrange(40)):
+                await trio.lowlevel.checkpoint()
+            there = choose.choice([place for place in places if place != here])
+            await m.rename(here, there)
+            here = there
+            if choose.random() < 0.3:
+                await m.rename(f"{here}/b", f"{here}/bb")
+                await m.rename(f"{here}/bb", f"{here}/b")
+        await m.drain()
+        tree = await m.tree()
+    assert contents(store, markers=False) == {k: v for k, v in tree.items() if v is not None}
+    assert len(contents(store, markers=False)) == 12
+    markers = {key.rstrip("/") for key in store.keys() if key.endswith("/")}
+    assert markers == {path for path, content in tree.items() if content is None}

@@ -145,6 +145,34 @@ def test_the_next_write_repairs_its_key(store: FanoutStore, children: list[Break
     assert {bytes(child.get("k")) for child in children} == {b"2"}
 
 
+def test_who_tries_again_until_it_succeeds_leaves_the_children_the_same(
+    store: FanoutStore, children: list[BreakableStore]
+) -> None:
+    old = store.put("k", b"old").etag
+    children[2].broken = {"put", "delete"}
+    with pytest.raises(PartialFailure):
+        store.put("k", b"new", if_match=old)
+    for _ in range(2):
+        with pytest.raises(PartialFailure, match="still not the same in children"):
+            store.put("k", b"new", if_match=old)
+    children[2].broken = set()
+    with pytest.raises(PreconditionFailed):  # it is there already, and everywhere
+        store.put("k", b"new", if_match=old)
+    assert {bytes(child.get("k")) for child in children} == {b"new"}
+    new = store.head("k").etag
+    children[1].broken = {"delete", "copy"}
+    with pytest.raises(PartialFailure):
+        store.copy("k", "l", if_match=new)
+    with pytest.raises(PartialFailure):
+        store.delete("k", if_match=new, missing_ok=True)
+    with pytest.raises(PartialFailure, match="still not"):
+        store.delete("k", if_match=new, missing_ok=True)
+    children[1].broken = set()
+    store.delete("k", if_match=new, missing_ok=True)
+    store.repair()
+    assert [list(contents(child)) for child in children] == [["l"]] * 3
+
+
 def test_a_put_that_all_children_refuse_changes_nothing(
     store: FanoutStore, children: list[BreakableStore]
 ) -> None:

@@ -20,34 +20,41 @@ Metadata travels with what is copied; a difference in metadata alone is not look
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, Literal, cast, get_args
 
-from mountstore.errors import MountstoreError, NotFound, PartialFailure, PreconditionFailed, UsageError
+from mountstore.errors import MountstoreError, NotFound, PartialFailure, UsageError
 from mountstore.store import ObjectInfo, ObjectStore
-from mountstore.stores.reader import RANGE_BYTES, ObjectReader, same_content
+from mountstore.transfer.objects import COMPARISONS, Compare, copy_object, is_same
 
-Compare = Literal["content", "bytes", "size+mtime"]
-COMPARISONS: tuple[str, ...] = get_args(Compare)
+__all__ = [
+    "COMPARISONS",
+    "Compare",
+    "Progress",
+    "Stopped",
+    "TransferSummary",
+    "clear_store",
+    "copy_object",
+    "copy_store",
+    "sync_stores",
+]
 
-_TRIES = 5
 _MOST_FAILURES = 100
-_MD5 = re.compile(r'"([0-9a-f]{32})(-[0-9]+)?"')
 
 
 @dataclass(frozen=True, slots=True)
 class TransferSummary:
-    """What was done; in a dry run, what would have been. `failures` are keys and their errors."""
+    """What was done; in a dry run, what would have been. `failures` are keys and their errors.
+
+    `copied_bytes` is the size of the objects that were copied; `moved_bytes` what was read for that so far,
+    with what is under way, was read again or failed; copies that a store made by itself are not in it.
+    """
 
     copied: int = 0
     copied_bytes: int = 0
+    moved_bytes: int = 0
     unchanged: int = 0
     deleted: int = 0
     failures: tuple[tuple[str, Exception], ...] = ()
@@ -81,6 +88,7 @@ class _Run:
         *,
         copied: int = 0,
         size: int = 0,
+        moved: int = 0,
         unchanged: int = 0,
         deleted: int = 0,
         failure: tuple[str, Exception] | None = None,
@@ -91,6 +99,7 @@ class _Run:
                 now,
                 copied=now.copied + copied,
                 copied_bytes=now.copied_bytes + size,
+                moved_bytes=now.moved_bytes + moved,
                 unchanged=now.unchanged + unchanged,
                 deleted=now.deleted + deleted,
                 failures=now.failures if failure is None else (*now.failures, failure),
@@ -206,59 +215,13 @@ def clear_store(
     return run.summary
 
 
-def copy_object(
-    source: ObjectStore,
-    key: str,
-    target: ObjectStore,
-    target_key: str,
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> ObjectInfo:
-    """Put one object, with its metadata, into a store; the info there.
-
-    Within one store it is the store's own `copy`. Otherwise the bytes move through this process, in ranges,
-    as one version: read again from the beginning, five times at most, if it changes meanwhile (then
-    PreconditionFailed). `progress` is told how many bytes each range brought. Raises NotFound.
-    """
-    if source is target:
-        return target.copy(key, target_key)
-    for tries in range(_TRIES):
-        info = source.head(key)
-        try:
-            return _put(source, info, target, target_key, progress)
-        except PreconditionFailed:
-            if tries == _TRIES - 1:
-                raise
-    raise AssertionError("the last try returns or raises")
-
-
-def _put(
-    source: ObjectStore,
-    info: ObjectInfo,
-    target: ObjectStore,
-    target_key: str,
-    progress: Callable[[int], None] | None,
-) -> ObjectInfo:
-    reader = ObjectReader(source, info, progress)
-    if info.size <= RANGE_BYTES:
-        return target.put(target_key, reader.range(0, info.size), metadata=info.metadata)
-    if source.capabilities.conditional_get:
-        return target.put(target_key, reader.as_file(), metadata=info.metadata)
-    # Ranges of such a source may be of several versions: seen afterwards, and before the target has any.
-    with tempfile.TemporaryFile() as spool:
-        for piece in reader.ranges():
-            spool.write(piece)
-        if source.head(info.key).etag != info.etag:
-            raise PreconditionFailed(f"{info.key!r} was changed while it was being read", key=info.key)
-        spool.seek(0, os.SEEK_SET)
-        return target.put(target_key, cast(BinaryIO, spool), metadata=info.metadata)
-
-
 # -- what the threads do ----------------------------------------------------------------------------------
 
 
 def _bring(run: _Run, here: ObjectInfo, there: ObjectInfo | None) -> None:
-    if there is not None and _same(run, here, there):
+    if there is not None and is_same(
+        run.source, here, run.target, there, compare=run.compare, watch=lambda size: run.check_stop()
+    ):
         run.count(unchanged=1)
         return
     if run.dry_run:
@@ -268,7 +231,7 @@ def _bring(run: _Run, here: ObjectInfo, there: ObjectInfo | None) -> None:
 
     def moved(size: int) -> None:
         run.check_stop()
-        run.count(size=size)
+        run.count(moved=size)
 
     try:
         info = copy_object(run.source, here.key, run.target, run.target_key(here.key), progress=moved)
@@ -276,7 +239,7 @@ def _bring(run: _Run, here: ObjectInfo, there: ObjectInfo | None) -> None:
         if error.key not in (here.key, None):
             raise
         return
-    run.count(copied=1, size=info.size if run.source is run.target else 0)
+    run.count(copied=1, size=info.size)
 
 
 def _remove(run: _Run, there: ObjectInfo) -> None:
@@ -285,42 +248,6 @@ def _remove(run: _Run, there: ObjectInfo) -> None:
         condition = there.etag if run.target.capabilities.conditional_delete else None
         run.target.delete(there.key, missing_ok=True, if_match=condition)
     run.count(deleted=1)
-
-
-def _same(run: _Run, here: ObjectInfo, there: ObjectInfo) -> bool:
-    if here.size != there.size:
-        return False
-    if run.compare == "size+mtime":
-        return here.mtime_ns <= there.mtime_ns
-    if run.compare == "content":
-        one, other = _MD5.fullmatch(here.etag or ""), _MD5.fullmatch(there.etag or "")
-        if one is not None and other is not None and one[0] == other[0]:
-            return True
-        try:
-            # An etag of this look need not be an MD5 (with server-side encryption it is not): a hash that
-            # is equal proves, one that differs does not.
-            if one is not None and one[2] is None and other is None:
-                return _md5(run, run.target, there) == one[1]
-            if other is not None and other[2] is None and one is None:
-                return _md5(run, run.source, here) == other[1]
-        except (NotFound, PreconditionFailed):
-            return False
-    try:
-        watch = _watcher(run)
-        return same_content(ObjectReader(run.source, here, watch), ObjectReader(run.target, there, watch))
-    except (NotFound, PreconditionFailed):
-        return False  # it has just changed, so that it has to be looked at anew
-
-
-def _md5(run: _Run, store: ObjectStore, info: ObjectInfo) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    for piece in ObjectReader(store, info, _watcher(run)).ranges():
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _watcher(run: _Run) -> Callable[[int], None]:
-    return lambda size: run.check_stop()
 
 
 # -- the run ----------------------------------------------------------------------------------------------
