@@ -53,7 +53,7 @@ def ls(place: str, is_long: bool, recursive: bool, is_json: bool) -> None:
     On a terminal, control characters in keys are shown as \\xNN; --json is exact everywhere.
     """
     is_terminal = sys.stdout.isatty()
-    store, prefix = _open(place)
+    store, prefix = open_place(place)
     found = False
     with store:
         for page in store.pages(prefix, delimiter="" if recursive else "/"):
@@ -88,7 +88,7 @@ def cat(objects: tuple[str, ...]) -> None:
     """
     with _standard_output() as out:
         for place in objects:
-            store, key = _open(place, wants_key=True)
+            store, key = open_place(place, wants_key=True)
             with store:
                 for data in _ranges(store, key, store.head(key)):
                     out.write(data)
@@ -104,7 +104,7 @@ def get(place: str, target: str | None) -> None:
     Without FILE, to the last part of its key in the current directory; into FILE where that is a
     directory. FILE is replaced at once when all is there, and left alone if anything fails.
     """
-    store, key = _open(place, wants_key=True)
+    store, key = open_place(place, wants_key=True)
     with store:
         info = store.head(key)
         with contextlib.ExitStack() as stack:
@@ -131,7 +131,7 @@ def put(source: str, place: str, no_clobber: bool) -> None:
     Where OBJECT ends in '/', or names a store alone, the name of FILE is added. Readers see the old
     object or the new one, whole.
     """
-    store, key = _open(place, creates=True)
+    store, key = open_place(place, creates=True)
     with store, contextlib.ExitStack() as stack:
         if source == "-":
             spool = stack.enter_context(tempfile.TemporaryFile())
@@ -165,7 +165,7 @@ def rm(objects: tuple[str, ...], recursive: bool, force: bool, is_all: bool) -> 
     failed: list[MountstoreError] = []
     for place in objects:
         try:
-            store, key = _open(place)
+            store, key = open_place(place)
             if not key and not (recursive and is_all):
                 raise UsageError(f"{redact(place)}: a key is missing (rm -r --all empties a whole store)")
             with store:
@@ -195,7 +195,7 @@ def _delete_folder(store: ObjectStore, key: str, force: bool) -> None:
         raise NotFound(f"no object: {key!r}, and none below {folder!r}", key=key)
 
 
-def _open(place: str, *, wants_key: bool = False, creates: bool = False) -> tuple[ObjectStore, str]:
+def open_place(place: str, *, wants_key: bool = False, creates: bool = False) -> tuple[ObjectStore, str]:
     """The store and the key that an argument names; only `put` may make a store that is not there."""
     url, key = split_key(place)
     if wants_key and not key:

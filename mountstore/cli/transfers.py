@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from mountstore.cli.objects import EXAMPLES
-from mountstore.cli.objects import _open as open_place
+from mountstore.cli.objects import EXAMPLES, open_place
 from mountstore.cli.output import escape, name_for, progress
 from mountstore.cli.waiting import size
 from mountstore.errors import MountstoreError, NotFound, UsageError

@@ -63,7 +63,7 @@ def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> i
     check_fuse(allow_other=request.allow_other)
     check_mountpoint(request.mountpoint)
     path = request.state_dir or (
-        fresh_state_dir(shown) if ends_with_us else default_state_dir(canonical, shown)
+        fresh_state_dir(shown) if ends_with_us else default_state_dir(canonical, registry.redact(canonical))
     )
     store_path = on_disk.resolve() if on_disk else None
     check_apart(request.mountpoint, state_dir=path, store_path=store_path, tree=scheme in ("file", "hashdir"))
@@ -222,7 +222,7 @@ class Mount:
         os.chdir("/")
         try:
             with _state_errors(self._state.path):
-                self._vfs = Vfs(store, self._state.path, self._options(), name=self._record.url)
+                self._vfs = Vfs(store, self._state.path, self._options())
             try:
                 await self._mounted(self._vfs)
             finally:

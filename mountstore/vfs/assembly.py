@@ -12,7 +12,6 @@ from pathlib import Path
 import trio
 
 from mountstore.aio import AsyncStore
-from mountstore.errors import MountError
 from mountstore.store import ObjectStore
 from mountstore.vfs.blocks import Readahead
 from mountstore.vfs.content import BusyKeys, Content
@@ -57,15 +56,14 @@ class DirHandle:
 class Assembly:
     """Everything of a mounted store but the verbs."""
 
-    def __init__(self, store: ObjectStore, state_dir: Path, options: VfsOptions, *, name: str) -> None:
-        """Open the state directory (locked by the caller) and recover from a crash.
+    def __init__(self, store: ObjectStore, state_dir: Path, options: VfsOptions) -> None:
+        """Open the state directory (locked by the caller, and this store's) and recover from a crash.
 
-        Raises MountError if the state is not this store's or of a newer version, OSError of the disk.
+        Raises MountError if the state is of a newer version, OSError of the disk.
         """
         if not store.capabilities.writable:
             options = dataclasses.replace(options, read_only=True)
         self.options = options
-        self.name = name
         self._store = AsyncStore(store)
         self._index = Index(state_dir / "index.sqlite")
         self._staging = Staging(state_dir / "staging")
@@ -91,15 +89,7 @@ class Assembly:
         self._lookups: dict[int, int] = {}
         self._unsaved: set[Node] = set()
         self._gone: set[int] = set()  # replaced by others while they were open
-        self._check_identity()
         self._recover()
-
-    def _check_identity(self) -> None:
-        stored = self._index.get_meta("store")
-        if stored is None:
-            self._index.set_meta("store", self.name)
-        elif stored != self.name:
-            raise MountError(f"this state directory belongs to {stored}, not to {self.name}: give another")
 
     def _recover(self) -> None:
         now = time.time_ns()
@@ -114,11 +104,24 @@ class Assembly:
                 # Open when the process died; nobody has it open any more.
                 self._index.drop_layers([row[0] for row in self._index.layers(node.ino)])
                 self._index.drop_node(node)
+            self._index.drop_orphan_layers()
+            for ino in self._index.staged_nodes():
+                node = self._node(ino)
+                if node.due is None:
+                    # Brought here for a change that never came to be recorded.
+                    self._give_back(node)
             self._index.hasten(now, ())
         for intent in self._index.intents():
             self._busy.unsettled[intent.key] = 0.0
         failpoint("start-recovered")
         self._staging.remove_unknown(set(self._index.layer_ids()))
+
+    def _give_back(self, node: Node) -> None:
+        """Let the object stand for a node again whose content is in layers without having been changed."""
+        if not node.is_clean and self._index.objects_with(node.cid):
+            node.base_cid = node.cid
+            self._content.remove(self._content.drop(node))
+            self._index.save(node)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -256,6 +259,9 @@ class Assembly:
                 self._content.remove(gone)
                 self._removed(node)
             return
+        if not node.writers and node.due is None and not node.is_clean and not node.unsaved:
+            with self._index.transaction():
+                self._give_back(node)
         if file.writable and not node.writers and node.due is not None:
             # It need not wait for the checkpoint any more.
             delay_ns = int(self.options.upload_delay_s * 1e9)

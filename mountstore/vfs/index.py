@@ -183,13 +183,6 @@ class Index:
         self._next_id += 1
         return self._next_id - 1
 
-    def get_meta(self, name: str) -> Any:
-        row = self._execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return row and row[0]
-
-    def set_meta(self, name: str, value: Any) -> None:
-        self._execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
-
     def sync(self) -> None:
         """Make all that was committed survive the loss of power."""
         self._execute("PRAGMA synchronous=FULL")
@@ -468,6 +461,13 @@ class Index:
 
     def layer_ids(self) -> list[int]:
         return [row[0] for row in self._execute("SELECT id FROM layer").fetchall()]
+
+    def staged_nodes(self) -> list[int]:
+        return [row[0] for row in self._execute("SELECT DISTINCT ino FROM layer").fetchall()]
+
+    def drop_orphan_layers(self) -> None:
+        """Layers of nodes that were unlinked while they were being uploaded."""
+        self._execute("DELETE FROM layer WHERE ino NOT IN (SELECT ino FROM node)")
 
     def drop_layers(self, layer_ids: list[int]) -> None:
         self._db.executemany("DELETE FROM layer WHERE id=?", [(layer_id,) for layer_id in layer_ids])

@@ -223,7 +223,7 @@ async def running(
     faulty = store if isinstance(store, FaultyStore) else FaultyStore(store)
     os.makedirs(state_dir, mode=0o700, exist_ok=True)
     settings: dict[str, Any] = {"upload_delay_s": 0.02, "ttl_s": 3600.0, "fsync_timeout_s": 10.0}
-    vfs = Vfs(faulty, state_dir, VfsOptions(**settings | options), name="test")
+    vfs = Vfs(faulty, state_dir, VfsOptions(**settings | options))
     mounted = Mounted(vfs, faulty, state_dir)
     try:
         async with trio.open_nursery() as nursery:
