@@ -64,6 +64,10 @@ class BusyKeys:
     def __contains__(self, key: str) -> bool:
         return key in self._busy or key in self.unsettled
 
+    def below(self, prefix: str) -> bool:
+        """Whether any of these keys starts with the prefix."""
+        return any(key.startswith(prefix) for keys in (self._busy, self.unsettled) for key in keys)
+
     def take(self, key: str) -> None:
         self._busy[key] = trio.Event()
 

@@ -26,7 +26,6 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 from mountstore.errors import MountError

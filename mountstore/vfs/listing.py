@@ -287,6 +287,8 @@ class Listing:
         if found is not None:
             self._index.put_object(Known(key, None, 0, 0, 0, 0, 0))
             return
+        if self._busy.below(key) or next(self._index.objects_below(key), None) is not None:
+            return  # what is left there is ours, and on its way out
         known = Known(key, None, 0, 0, 0, self._index.new_id(), 0)
         node = self._tree.adopt(parent, segment, known, is_dir=True)
         if info := answers.get(key):

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import trio
 
-from mountstore.errors import MountstoreError, PreconditionFailed, Unavailable
+from mountstore.errors import Corrupted, MountstoreError, PreconditionFailed, Unavailable
 from mountstore.vfs.content import BusyKeys, Stale
 from mountstore.vfs.index import Index
 from mountstore.vfs.options import VfsOptions
@@ -296,4 +296,4 @@ class Reconciler:
 
 def _passing(error: Exception) -> bool:
     """Whether the same may work in a while without anybody doing anything."""
-    return isinstance(error, (Unavailable, PreconditionFailed, Stale))
+    return isinstance(error, (Unavailable, Corrupted, PreconditionFailed, Stale))

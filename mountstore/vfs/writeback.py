@@ -34,6 +34,7 @@ from mountstore.vfs.tree import Tree
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.5  # after which a request without an answer is asked about
+_LAST_LOOK_S = 2.0  # after which a request that has not landed is taken for lost
 _BATCH = 256  # members of a moved directory that are visited in one transaction
 
 
@@ -65,6 +66,7 @@ class Writeback:
         self._busy = busy
         self._options = options
         self._capabilities = store.store.capabilities
+        self._looked: set[str] = set()  # keys without a name, whose requests had not landed at a first look
         self.uploading: set[int] = set()
         self.uploaded_count = 0
         self.uploaded_bytes = 0
@@ -548,6 +550,7 @@ class Writeback:
         with self._index.transaction():
             for prefix in vacated:
                 self._tree.unwant_prefix(prefix)
+        failpoint("move-begins")
         after = 0
         while node.nlink and (batch := self._index.children(node.ino, after, _BATCH)):
             with self._index.transaction():
@@ -662,15 +665,28 @@ class Writeback:
         self._content.remove(gone)
 
     async def recover(self, key: str) -> None:
-        """Find out which of the requests to this key has landed. Raises StoreError."""
+        """Find out which of the requests to this key has landed. Raises StoreError.
+
+        One that has not may be on its way yet. Where a name wants the key, the next request meets it; where
+        none does, the key is looked at once more before it is forgotten.
+        """
         await self._busy.wait(key)
+        again = False
         if self._index.intents(key):
             self._busy.take(key)
             try:
                 failpoint("recover-begins")
-                if not await self._landed_before(key):
-                    with self._index.transaction():
-                        self._index.drop_intents(key)
+                if not await self._landed_before(key) and self._tree.find(key) is None:
+                    again = key not in self._looked
+                    if again:
+                        self._looked.add(key)
+                    else:
+                        with self._index.transaction():
+                            self._index.drop_intents(key)
             finally:
                 self._busy.give(key)
-        self._busy.unsettled.pop(key, None)
+        if again:
+            self._busy.unsettled[key] = trio.current_time() + _LAST_LOOK_S
+        else:
+            self._looked.discard(key)
+            self._busy.unsettled.pop(key, None)

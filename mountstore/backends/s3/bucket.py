@@ -14,6 +14,7 @@ from mountstore.backends.s3.faults import PreconditionAfterRetry
 from mountstore.backends.s3.keys import Shape, check_key, exact_in_obstore, shapes
 from mountstore.backends.s3.listing import quoted_etag
 from mountstore.errors import (
+    Corrupted,
     InvalidRange,
     NotFound,
     PreconditionFailed,
@@ -22,6 +23,7 @@ from mountstore.errors import (
 from mountstore.store import Data, ObjectInfo, Page, check_conditions
 
 MIB = 1 << 20
+_DAMAGED_TRIES = 5  # how often an object is asked for whose bytes come damaged
 
 
 class BucketStore(BucketCore):
@@ -72,6 +74,18 @@ class BucketStore(BucketCore):
         whole = self._to_read(key)
         if start == stop:
             return self._nothing(key, start, if_match)
+        tries = 1
+        while True:
+            try:
+                return self._get_once(whole, key, start, stop, if_match)
+            except Corrupted:
+                # Damaged on its way, most likely; what is damaged on the server stays so.
+                if tries == _DAMAGED_TRIES:
+                    raise
+                time.sleep(self._wire.patience.wait_s(tries))
+                tries += 1
+
+    def _get_once(self, whole: str, key: str, start: int, stop: int | None, if_match: str | None) -> Data:
         tries = 0
         if exact_in_obstore(whole):
             try:
