@@ -29,6 +29,8 @@ from mountstore.vfs.tree import Tree, fail
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
+_BEARABLE_S = 2.0  # how long a store may be silent before an older listing has to do
+_GRACE_NS = 5_000_000_000  # how long that listing then does, at least
 _HEADS = 8  # threads that ask for attributes at once
 
 
@@ -39,10 +41,22 @@ class Flight:
         self.done = trio.Event()
         self.progress = trio.Event()  # replaced at each page
         self.pages = 0
+        self.moved = trio.current_time()  # when the store has last answered
         self.error: Exception | None = None
+
+    async def wait(self) -> bool:
+        """Return when it is done: True, or when the store is silent for longer than is bearable: False."""
+        while not self.done.is_set():
+            silent_s = trio.current_time() - self.moved
+            if silent_s >= _BEARABLE_S:
+                return False
+            with trio.move_on_after(_BEARABLE_S - silent_s):
+                await self.progress.wait()
+        return True
 
     def step(self) -> None:
         self.pages += 1
+        self.moved = trio.current_time()
         self.progress.set()
         self.progress = trio.Event()
 
@@ -103,11 +117,14 @@ class Listing:
     async def ensure(self, node: Node) -> None:
         """Return when the directory's listing is fresh.
 
-        When the store cannot be asked, an older listing has to do. Raises StoreError if there is none.
+        While the store does not answer, an older listing has to do. Raises StoreError if there is none.
         """
         if self.is_fresh(node) or node.nlink == 0:
             return
         flight = self.start(node)
+        if node.listed_ns:
+            await flight.wait()
+            return
         await flight.done.wait()
         if flight.error is not None and not node.listed_ns:
             raise flight.error
@@ -118,7 +135,10 @@ class Listing:
             return
         flight = self.start(node)
         while not flight.done.is_set() and not flight.pages:
-            await flight.progress.wait()
+            if not node.listed_ns:
+                await flight.progress.wait()
+            elif not await flight.wait():
+                return
         if not flight.done.is_set():
             await self._probe(node, segment)
         elif flight.error is not None and not node.listed_ns:
@@ -185,7 +205,8 @@ class Listing:
             flight.error = error
             if node.listed_ns:
                 # Not asked again at once by each look-up while the store is away.
-                node.listed_ns = max(node.listed_ns, time.time_ns() - self._ttl_ns + 1_000_000_000)
+                grace_ns = max(self._ttl_ns, _GRACE_NS)
+                node.listed_ns = max(node.listed_ns, time.time_ns() - self._ttl_ns + grace_ns)
         except Exception as error:
             # What others put into a store must not end a mount, whatever it is.
             log.exception("cannot take over the listing of %r", prefix)

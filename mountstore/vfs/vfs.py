@@ -138,7 +138,7 @@ class Vfs(Assembly):
                 folder.flight = self._listing.start(node)
                 if node.listed_ns and self._index.has_children(node.ino):
                     # What we know is older than allowed: nothing is shown before it is confirmed.
-                    await folder.flight.done.wait()
+                    await folder.flight.wait()
         while True:
             batch = self._index.children(node.ino, after, _BATCH)
             if batch or folder.flight is None:
@@ -149,7 +149,10 @@ class Vfs(Assembly):
                 if error is not None and not node.listed_ns:
                     raise error
                 continue
-            await folder.flight.progress.wait()
+            if not node.listed_ns:
+                await folder.flight.progress.wait()
+            elif not await folder.flight.wait():
+                return [], 0.0
 
     # -- making and removing names -----------------------------------------------------------------
 
