@@ -13,9 +13,12 @@ import trio
 
 from mountstore.aio import AsyncStore
 from mountstore.store import ObjectStore
+from mountstore.vfs.answers import Answers
 from mountstore.vfs.blocks import Readahead
+from mountstore.vfs.clearing import Clearing
 from mountstore.vfs.content import BusyKeys, Content
 from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.folders import Folders
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Flight, Listing
 from mountstore.vfs.options import VfsOptions
@@ -78,11 +81,36 @@ class Assembly:
             max_segment_bytes=capabilities.max_segment_bytes,
         )
         self._listing = Listing(self._index, self._tree, self._store, options, self._busy)
+        self._answers = Answers(
+            self._index, self._tree, self._content, self._listing, self._store, self._busy
+        )
+        self._clearing = Clearing(
+            self._index, self._tree, self._content, self._listing, self._store, self._busy, self._answers
+        )
         self._writeback = Writeback(
-            self._index, self._tree, self._content, self._listing, self._store, options, self._busy
+            self._index,
+            self._tree,
+            self._content,
+            self._listing,
+            self._store,
+            options,
+            self._busy,
+            self._answers,
+            self._clearing,
+        )
+        folders = Folders(
+            self._index, self._tree, self._listing, self._store, self._busy, self._answers, self._clearing
         )
         self._reconciler = Reconciler(
-            self._index, self._tree, self._writeback, options, self._busy, capabilities.concurrency
+            self._index,
+            self._tree,
+            self._answers,
+            self._clearing,
+            folders,
+            self._writeback,
+            options,
+            self._busy,
+            capabilities.concurrency,
         )
         self._handles: dict[int, Handle | DirHandle] = {}
         self._next_handle = 1
@@ -195,7 +223,7 @@ class Assembly:
     def _pending(self, ino: int, since: int) -> Pending:
         node = self._node(ino)
         trouble = self._reconciler.trouble.get(ino)
-        uploading = ino in self._writeback.uploading
+        uploading = ino in self._clearing.uploading
         return Pending(
             path=self._tree.path_of(ino),
             what="attributes" if node.is_dir else "copy" if node.is_clean and node.base_cid else "upload",

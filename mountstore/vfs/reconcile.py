@@ -43,12 +43,15 @@ from dataclasses import dataclass
 import trio
 
 from mountstore.errors import Corrupted, MountstoreError, PreconditionFailed, Unavailable
+from mountstore.vfs.answers import Answers
+from mountstore.vfs.clearing import Blocked, Clearing
 from mountstore.vfs.content import BusyKeys, Stale
+from mountstore.vfs.folders import Folders
 from mountstore.vfs.index import Index
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.rows import Node
 from mountstore.vfs.tree import Tree
-from mountstore.vfs.writeback import Blocked, Writeback
+from mountstore.vfs.writeback import Writeback
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,9 @@ class Reconciler:
         self,
         index: Index,
         tree: Tree,
+        answers: Answers,
+        clearing: Clearing,
+        folders: Folders,
         writeback: Writeback,
         options: VfsOptions,
         busy: BusyKeys,
@@ -86,6 +92,9 @@ class Reconciler:
     ) -> None:
         self._index = index
         self._tree = tree
+        self._answers = answers
+        self._clearing = clearing
+        self._folders = folders
         self._writeback = writeback
         self._options = options
         self._busy = busy
@@ -247,24 +256,24 @@ class Reconciler:
             return
         try:
             if node.nlink == 0:
-                self._writeback.done(node)
+                self._clearing.done(node)
             elif node.is_dir:
-                await self._writeback.directory(node)
+                await self._folders.directory(node)
             else:
                 await self._writeback.file(node)
             self.trouble.pop(ino, None)
         except Blocked:
-            self._writeback.postpone(node, _BLOCKED_S)
+            self._clearing.postpone(node, _BLOCKED_S)
         except (MountstoreError, OSError) as error:
             trouble = self._note(ino, error, self._tree.path_of(ino))
-            self._writeback.postpone(node, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
+            self._clearing.postpone(node, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
 
     async def _key_step(self, key: str) -> None:
         known = self._index.object(key)
         if known is None or not known.stale:
             return
         try:
-            await self._writeback.delete(known)
+            await self._clearing.delete(known)
             self.trouble.pop(key, None)
         except Blocked:
             self._key_later(key, 0.1)
@@ -275,7 +284,7 @@ class Reconciler:
     async def _settle_step(self, what: tuple[str, str]) -> None:
         key = what[1]
         try:
-            await self._writeback.recover(key)
+            await self._answers.recover(key)
             self.trouble.pop(what, None)
         except (MountstoreError, OSError) as error:
             trouble = self._note(what, error, key)

@@ -1,0 +1,144 @@
+"""Requests that change the store, and what became of them.
+
+Each is recorded as an intent before it is sent. If its answer is lost, the object is looked at: its metadata
+holds the ctime of the node to the nanosecond, so what carries the metadata of the intent is ours. Until that
+is known, nothing is believed of the key.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import trio
+
+from mountstore.aio import AsyncStore
+from mountstore.errors import NotFound, PreconditionFailed
+from mountstore.store import ObjectInfo
+from mountstore.vfs.attrs import metadata_of
+from mountstore.vfs.content import BusyKeys, Content
+from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.index import Index
+from mountstore.vfs.listing import Listing
+from mountstore.vfs.rows import Intent, Known, Node
+from mountstore.vfs.tree import Tree
+
+_ASK_AGAIN_S = 0.5  # after which a request without an answer is asked about
+_LAST_LOOK_S = 2.0  # after which a request that has not landed is taken for lost
+
+
+class Answers:
+    """Intents and their outcomes; for the thread of the event loop alone."""
+
+    def __init__(
+        self,
+        index: Index,
+        tree: Tree,
+        content: Content,
+        listing: Listing,
+        store: AsyncStore,
+        busy: BusyKeys,
+    ) -> None:
+        self._index = index
+        self._tree = tree
+        self._content = content
+        self._listing = listing
+        self._store = store
+        self._busy = busy
+        self._capabilities = store.store.capabilities
+        self._looked: set[str] = set()  # keys without a name, whose requests had not landed at a first look
+
+    def metadata(self, node: Node) -> dict[str, str]:
+        """What travels beside the content of this node; nothing where the store keeps none."""
+        if not self._capabilities.metadata:
+            return {}
+        return metadata_of(
+            node.mode, node.uid, node.gid, node.atime_ns, node.mtime_ns, node.ctime_ns, node.rdev
+        )
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        """The object as it is, or None."""
+        try:
+            return await self._store.head(key)
+        except NotFound:
+            return None
+
+    async def look_first(self, key: str, etag: str | None) -> None:
+        """Where a condition is not honoured. Raises PreconditionFailed unless the object has this etag."""
+        info = await self.head(key)
+        if (info.etag if info else None) != etag:
+            raise PreconditionFailed(f"{key!r} was changed by somebody else", key=key)
+
+    def is_ours(self, info: ObjectInfo, intent: Intent) -> bool:
+        """Whether an object is what this intent put."""
+        return (
+            self._capabilities.metadata
+            and info.size == intent.size
+            and dict(info.metadata or {}) == json.loads(intent.metadata)
+        )
+
+    def unsettled(self, key: str) -> None:
+        """The request may have landed or not: until that is known, nothing is believed of this key."""
+        if self._index.intents(key):
+            self._busy.unsettled[key] = trio.current_time() + _ASK_AGAIN_S
+
+    def unwant_if_unnamed(self, key: str) -> None:
+        """What has landed where no name wants it any more is stale; in the caller's transaction."""
+        if self._tree.find(key) is None:
+            self._index.set_stale(key, time.time_ns())
+
+    async def landed_before(self, key: str) -> bool:
+        """Whether the object is what an earlier request of ours put, whose answer was lost; recorded then."""
+        info = await self.head(key)
+        for intent in self._index.intents(key):
+            if info is not None and self.is_ours(info, intent):
+                self._adopt_landed(intent, info)
+                return True
+        return False
+
+    def _adopt_landed(self, intent: Intent, info: ObjectInfo) -> None:
+        failpoint("recover-found")
+        node = self._index.node(intent.ino)
+        gone = []
+        self._listing.touch(intent.key)
+        with self._index.transaction():
+            self._index.drop_intents(intent.key)
+            self._index.put_object(
+                Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
+            )
+            if node is not None and node.nlink and not node.is_dir and intent.kind == "put":
+                # Layers that went into it may stay above it: they hold the same bytes.
+                node.base_cid = intent.cid
+                self._content.stack(node).version += 1
+                if node.cid == intent.cid:
+                    gone = self._content.drop(node)
+                self._index.save(node)
+            self.unwant_if_unnamed(intent.key)
+        self._content.remove(gone)
+
+    async def recover(self, key: str) -> None:
+        """Find out which of the requests to this key has landed. Raises StoreError.
+
+        One that has not may be on its way yet. Where a name wants the key, the next request meets it; where
+        none does, the key is looked at once more before it is forgotten.
+        """
+        await self._busy.wait(key)
+        again = False
+        if self._index.intents(key):
+            self._busy.take(key)
+            try:
+                failpoint("recover-begins")
+                if not await self.landed_before(key) and self._tree.find(key) is None:
+                    again = key not in self._looked
+                    if again:
+                        self._looked.add(key)
+                    else:
+                        with self._index.transaction():
+                            self._index.drop_intents(key)
+            finally:
+                self._busy.give(key)
+        if again:
+            self._busy.unsettled[key] = trio.current_time() + _LAST_LOOK_S
+        else:
+            self._looked.discard(key)
+            self._busy.unsettled.pop(key, None)
