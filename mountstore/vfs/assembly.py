@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import os
 import stat
 import time
@@ -13,6 +14,7 @@ import trio
 
 from mountstore.aio import AsyncStore
 from mountstore.store import ObjectStore
+from mountstore.vfs import power
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.blocks import Readahead
 from mountstore.vfs.clearing import Clearing
@@ -24,11 +26,14 @@ from mountstore.vfs.listing import Flight, Listing
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.reconcile import Reconciler
 from mountstore.vfs.rows import ROOT_INO, Node
-from mountstore.vfs.staging import Staging
+from mountstore.vfs.staging import Layer, Staging
 from mountstore.vfs.status import Pending, Status
 from mountstore.vfs.tree import Tree, fail
 from mountstore.vfs.writeback import Writeback
 
+log = logging.getLogger(__name__)
+
+_SYNC_S = 3.0  # what is still here after this long is synced
 _SAVE_S = 1.0  # how often what is being written to open files is recorded
 
 
@@ -133,6 +138,7 @@ class Assembly:
                 self._index.drop_layers([row[0] for row in self._index.layers(node.ino)])
                 self._index.drop_node(node)
             self._index.drop_orphan_layers()
+            power.recover(self._index, self._tree, self._content)
             for ino in self._index.staged_nodes():
                 node = self._node(ino)
                 if node.due is None:
@@ -160,12 +166,23 @@ class Assembly:
             self._content.blocks.nursery = nursery
             nursery.start_soon(self._reconciler.run)
             nursery.start_soon(self._save_often)
+            nursery.start_soon(self._sync_often)
             task_status.started()
 
     async def _save_often(self) -> None:
         while True:
             await trio.sleep(_SAVE_S)
             self._save_all()
+
+    async def _sync_often(self) -> None:
+        """What stays here for a while is brought to the disk."""
+        unsynced: set[Layer] = set()
+        while True:
+            await trio.sleep(_SYNC_S)
+            try:
+                unsynced = await self._content.sync_old(unsynced)
+            except OSError as error:
+                log.error("staged data cannot be brought to the disk: %s", error)
 
     def _save_all(self) -> None:
         for node in list(self._unsaved):
@@ -183,10 +200,15 @@ class Assembly:
         """Return when the store has everything; never gives up."""
         self._save_all()
         await self._reconciler.drain()
+        self._content.sweep()
 
     def close(self) -> None:
         """Record everything and close the index; no task may run any more."""
         self._save_all()
+        for ino in self._index.staged_nodes():
+            if (node := self._index.node(ino)) is not None:
+                self._content.sync(node)
+        self._content.sync_index()
         self._index.close()
 
     def status(self) -> Status:

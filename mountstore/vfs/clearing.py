@@ -95,7 +95,7 @@ class Clearing:
             self.postpone(node, 0)
             raise Blocked
         # Open but unlinked, or names that change places.
-        if not await self._content.localise(node):
+        if not await self._content.rescue(node):
             raise Blocked
         if node.nlink:
             with self._index.transaction():
@@ -139,7 +139,7 @@ class Clearing:
                 if user is None or not (user.nlink or user.opens):
                     continue
                 # A move that has not been copied yet, or a file that is still open.
-                if user.nlink or not await self._content.localise(user):
+                if user.nlink or not await self._content.rescue(user):
                     raise Blocked
         if key.endswith("/") and any(below.key != key for below in self._index.objects_below(key)):
             with self._index.transaction():

@@ -128,8 +128,11 @@ class Content:
         stack = self.stack(node)
         if len(stack.layers) > stack.frozen:
             return stack.layers[-1]
+        return self._push(node)
+
+    def _push(self, node: Node) -> Layer:
         layer = self._staging.new_layer(self._index.new_id(), node.ino, node.size)
-        stack.layers.append(layer)
+        self.stack(node).layers.append(layer)
         return layer
 
     # -- changing ----------------------------------------------------------------------------------
@@ -138,13 +141,18 @@ class Content:
         """Put bytes into the journal. Raises OSError, having changed nothing."""
         layer = self._top(node)
         layer.write(offset, data)
+        self._staging.unsynced.add(layer)
         failpoint("write-staged")
         if offset + len(data) > node.size:
             node.size = offset + len(data)
 
     def truncate(self, node: Node, size: int) -> None:
         if size < node.size:
-            self._top(node).truncate(size)
+            layer = self._top(node)
+            if layer.was_synced:
+                # Its file may be all that is left after a loss of power: it is not written again.
+                layer = self._push(node)
+            layer.truncate(size)
         elif size > node.size:
             self._top(node)
         node.size = size
@@ -156,12 +164,56 @@ class Content:
             stack.layers[-1].trim(node.size)
 
     def sync(self, node: Node) -> None:
-        """Make the staged bytes survive the loss of power (the caller syncs the index after this)."""
+        """Bring the staged bytes to the disk; `sync_index` then makes them survive the loss of power."""
         stack = self.stack(node)
         for layer in stack.layers:
-            layer.sync()
+            layer.sync(node.size)
+            self._staging.unsynced.discard(layer)
         if stack.layers:
             self._staging.sync_folder()
+            with self._index.transaction():
+                self._index.save(node)
+
+    def sync_index(self) -> None:
+        """Bring the index to the disk, and remove the files that it was the last to name."""
+        doomed = list(self._staging.doomed)
+        self._index.sync()
+        self._staging.sweep(doomed)
+
+    def sweep(self) -> None:
+        """Remove what waits for the index to be synced."""
+        if self._staging.doomed:
+            self.sync_index()
+
+    async def sync_old(self, before: set[Layer]) -> set[Layer]:
+        """Bring to the disk what was not there at the call before, and is not now; returns what is not."""
+        staging = self._staging
+        nodes = {layer.ino for layer in before & staging.unsynced}
+        marks = []
+        for ino in nodes:
+            node = self._index.node(ino)
+            if node is not None and node.stack is not None and not node.unsaved:
+                for layer in node.stack.layers:
+                    marks.append((node, node.size, layer, layer.extents.pack(), layer.truncations))
+        if marks:
+            paths = [layer.path for _, _, layer, _, _ in marks]
+            await trio.to_thread.run_sync(staging.sync_files, paths)
+            with self._index.transaction():
+                for node, size, layer, packed, truncations in marks:
+                    staging.unsynced.discard(layer)
+                    if node.stack is None or layer not in node.stack.layers:
+                        continue
+                    if layer.truncations == truncations:
+                        layer.mark_synced(packed, size)
+                    if layer.unsynced():
+                        staging.unsynced.add(layer)
+                for node in {node.ino: node for node, *_ in marks}.values():
+                    if not node.unsaved:
+                        self._index.save(node)
+        doomed = list(staging.doomed)
+        await self._index.sync_log()
+        staging.sweep(doomed)
+        return set(staging.unsynced)
 
     def drop(self, node: Node) -> list[Layer]:
         """Forget all staged content, in the caller's transaction; remove the result after it.
@@ -277,8 +329,16 @@ class Content:
                 continue
             return data
 
+    async def rescue(self, node: Node) -> bool:
+        """As `localise`, and on the disk: the only object that holds it is about to go."""
+        if not await self.localise(node):
+            return False
+        self.sync(node)
+        self.sync_index()
+        return True
+
     async def localise(self, node: Node) -> bool:
-        """Bring the base into a layer of its own: the object that holds it is about to go.
+        """Bring the base into a layer of its own.
 
         False if something else happened to the node meanwhile, or if there is no room for it.
         """

@@ -28,9 +28,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import trio
+
 from mountstore.errors import MountError
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.rows import Dentry, Intent, Known, Node, split_key
+from mountstore.vfs.staging import LayerRow
 
 VERSION = 1
 _ID_BLOCK = 1 << 16
@@ -65,7 +68,8 @@ CREATE INDEX object_stale ON object(stale) WHERE stale != 0;
 CREATE TABLE intent(key TEXT NOT NULL, metadata TEXT NOT NULL, size INTEGER NOT NULL, cid INTEGER NOT NULL,
   mid INTEGER NOT NULL, kind TEXT NOT NULL, ino INTEGER NOT NULL, PRIMARY KEY(key, metadata)) WITHOUT ROWID;
 CREATE TABLE layer(id INTEGER PRIMARY KEY, ino INTEGER NOT NULL, height INTEGER NOT NULL,
-  below INTEGER NOT NULL, extents BLOB NOT NULL);
+  below INTEGER NOT NULL, extents BLOB NOT NULL, synced BLOB, synced_size INTEGER NOT NULL,
+  checksum INTEGER);
 CREATE INDEX layer_ino ON layer(ino, height);
 CREATE TABLE vacated(ino INTEGER NOT NULL, prefix TEXT NOT NULL, PRIMARY KEY(ino, prefix)) WITHOUT ROWID;
 CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
@@ -75,6 +79,14 @@ CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
 def _below(prefix: str) -> tuple[str, str]:
     """The range of folders that a prefix covers."""
     return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 _NODE = (
@@ -108,6 +120,8 @@ class Index:
         pages = min(max(disk.f_blocks * disk.f_frsize // 64 // 4096, 100), 4000)
         self._execute(f"PRAGMA wal_autocheckpoint={pages}")
         self._execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._log = path.with_name(path.name + "-wal")
+        self._synced_changes = -1
         self._depth = 0
         self._touched: list[tuple[Node, bool]] = []
         # There is never a second copy of a node that somebody still holds; some stay for speed.
@@ -182,6 +196,13 @@ class Index:
         self._next_id += 1
         return self._next_id - 1
 
+    def get_meta(self, name: str) -> str | None:
+        row = self._execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, name: str, value: str) -> None:
+        self._execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
+
     def sync(self) -> None:
         """Make all that was committed survive the loss of power."""
         self._execute("PRAGMA synchronous=FULL")
@@ -190,6 +211,13 @@ class Index:
             self._execute("INSERT OR REPLACE INTO meta VALUES('synced_ns', ?)", (time.time_ns(),))
         finally:
             self._execute("PRAGMA synchronous=NORMAL")
+
+    async def sync_log(self) -> None:
+        """The same in a thread, if anything was committed since the last time."""
+        changes = self._db.total_changes
+        if changes != self._synced_changes:
+            await trio.to_thread.run_sync(_fsync, self._log)
+            self._synced_changes = changes
 
     def close(self) -> None:
         self._db.close()
@@ -237,8 +265,17 @@ class Index:
         for layer in node.stack.layers if node.stack is not None else ():
             if layer.unsaved:
                 self._execute(
-                    "INSERT OR REPLACE INTO layer VALUES(?,?,?,?,?)",
-                    (layer.id, layer.ino, layer.height, layer.below, layer.extents.pack()),
+                    "INSERT OR REPLACE INTO layer VALUES(?,?,?,?,?,?,?,?)",
+                    (
+                        layer.id,
+                        layer.ino,
+                        layer.height,
+                        layer.below,
+                        layer.extents.pack(),
+                        layer.synced.pack() if layer.was_synced else None,
+                        layer.synced_size,
+                        layer.checksum(),
+                    ),
                 )
                 layer.unsaved = False
         node.unsaved = False
@@ -452,10 +489,12 @@ class Index:
         rows = self._execute(f"SELECT key, metadata, size, cid, mid, kind, ino FROM intent {where}", values)
         return [Intent(*row) for row in rows.fetchall()]
 
-    def layers(self, ino: int) -> list[tuple[int, int, int, bytes]]:
-        """(id, height, below, extents) of a node's layers, lowest first."""
+    def layers(self, ino: int) -> list[LayerRow]:
+        """A node's layers, lowest first."""
         return self._execute(
-            "SELECT id, height, below, extents FROM layer WHERE ino=? ORDER BY height", (ino,)
+            "SELECT id, height, below, extents, synced, synced_size, checksum FROM layer"
+            " WHERE ino=? ORDER BY height",
+            (ino,),
         ).fetchall()
 
     def layer_ids(self) -> list[int]:
@@ -473,6 +512,12 @@ class Index:
 
     def add_conflict(self, ino: int) -> None:
         self._execute("INSERT OR REPLACE INTO conflict VALUES(?, ?)", (ino, time.time_ns()))
+
+    def expire_listings(self) -> None:
+        """Every directory is to be listed anew."""
+        self._execute("UPDATE node SET listed_ns=1 WHERE listed_ns > 1")
+        for node in list(self.nodes.values()):
+            node.listed_ns = min(node.listed_ns, 1)
 
     def conflicts(self) -> list[int]:
         return [row[0] for row in self._execute("SELECT ino FROM conflict ORDER BY time_ns").fetchall()]

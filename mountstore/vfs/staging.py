@@ -6,13 +6,17 @@ none, what lies beneath shows through, up to `below` (a truncation lowers it: be
 to the topmost layer. An upload takes the stack as it is and freezes it, so that writes meanwhile go to a
 new layer and never tear what is being sent.
 
-Extents are recorded in the index when the file is flushed; bytes are in the file before that.
+Extents are recorded in the index when the file is flushed; bytes are in the file before that. They are on the
+disk once the layer is synced: the row says which are, and has a checksum of the others if they are few. A
+file of which something is synced stays until an index that does not name it is on the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -21,6 +25,8 @@ from pathlib import Path
 
 from mountstore.store import Data
 
+_CHECKED = 1 << 20
+"""Up to so many bytes that are not synced have a checksum."""
 _MIN_RESERVE = 1 << 20
 _MAX_RESERVE = 32 << 20
 """Bounds of what is kept free for the index: removing a file must work on a full disk."""
@@ -78,6 +84,10 @@ class Extents:
             start = end
             at += 1
 
+    @property
+    def end(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
     def covers(self, size: int) -> bool:
         """Whether [0, size) is in the set."""
         return size == 0 or (bool(self._starts) and self._starts[0] == 0 and self._stops[0] >= size)
@@ -85,14 +95,24 @@ class Extents:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._starts, self._stops, strict=True)
 
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
     def total(self) -> int:
         return sum(self._stops) - sum(self._starts)
+
+
+LayerRow = tuple[int, int, int, bytes, bytes | None, int, int | None]
+"""id, height, below, extents, synced extents (None: never), size when synced, checksum of the others"""
 
 
 class Layer:
     """One sparse file of a stack."""
 
-    __slots__ = ("_fd", "below", "extents", "height", "id", "ino", "path", "unsaved")
+    __slots__ = (
+        "_fd", "below", "check", "extents", "height", "id", "ino", "path", "synced", "synced_size",
+        "truncations", "unsaved", "was_synced",
+    )  # fmt: skip
 
     def __init__(
         self, layer_id: int, ino: int, path: Path, height: int, below: int, extents: Extents
@@ -103,6 +123,11 @@ class Layer:
         self.path = path
         self.below = below  # how many bytes of what lies beneath are visible
         self.extents = extents
+        self.was_synced = False
+        self.synced = Extents()  # what of them is on the disk
+        self.synced_size = below  # the size of the file when that was so, or when the layer was made
+        self.check: int | None = None  # of the other extents, as they were recorded last
+        self.truncations = 0
         self.unsaved = True
         self._fd = -1
 
@@ -133,15 +158,65 @@ class Layer:
     def truncate(self, size: int) -> None:
         """Hide everything from `size` on; `trim` gives the space back once this is recorded."""
         self.extents.clip(size)
+        self.synced.clip(size)
+        self.synced_size = min(self.synced_size, size)
         self.below = min(self.below, size)
+        self.truncations += 1
         self.unsaved = True
 
     def trim(self, size: int) -> None:
         if os.fstat(self.fd).st_size > size:
             os.ftruncate(self.fd, size)
 
-    def sync(self) -> None:
+    def sync(self, size: int) -> None:
+        """Bring the bytes to the disk; they count as synced once that is recorded. `size`: of the file."""
         os.fsync(self.fd)
+        self.mark_synced(self.extents.pack(), size)
+
+    def mark_synced(self, packed: bytes, size: int) -> None:
+        """These extents are on the disk, in a file of this size."""
+        self.was_synced = True
+        self.synced = Extents(packed)
+        self.synced_size = size
+        self.unsaved = True
+
+    def unsynced(self) -> list[tuple[int, int]]:
+        """What of the extents is not known to be on the disk."""
+        return [
+            (start, stop)
+            for begin, end in self.extents
+            for start, stop, synced in self.synced.pieces(begin, end)
+            if not synced
+        ]
+
+    def checksum(self) -> int | None:
+        """A CRC-32 of what is not synced, positions included; None if it is too much. Raises OSError."""
+        runs = self.unsynced()
+        if sum(stop - start for start, stop in runs) > _CHECKED:
+            return None
+        check = zlib.crc32(array("q", [number for run in runs for number in run]).tobytes())
+        for start, stop in runs:
+            check = zlib.crc32(self.read(start, stop), check)
+        return check
+
+    def is_intact(self) -> bool:
+        """Whether everything that was recorded is in the file, after a loss of power. Raises OSError."""
+        if not self.extents:
+            return True
+        try:
+            file_size = self.path.stat().st_size
+        except FileNotFoundError:
+            file_size = 0
+        if file_size < self.extents.end:
+            # An index that is on the disk names it, and a synced file that it names is never removed.
+            self.synced.clip(file_size)
+            return False
+        return not self.unsynced() or (self.check is not None and self.check == self.checksum())
+
+    def forget_unsynced(self) -> None:
+        self.extents = Extents(self.synced.pack())
+        self.check = None
+        self.unsaved = True
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -214,6 +289,9 @@ class Stack:
                 _copy_range(layer.fd, lowest.fd, start, stop)
                 lowest.extents.add(start, stop)
         lowest.unsaved = True
+        if any(layer.was_synced for layer in self.layers):
+            os.fsync(lowest.fd)
+            lowest.mark_synced(lowest.extents.pack(), max(layer.synced_size for layer in self.layers))
         self.layers = [lowest]
         self.version += 1
         return higher
@@ -233,6 +311,8 @@ class Staging:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
+        self.doomed: list[Path] = []  # to be removed once the index has been synced
+        self.unsynced: set[Layer] = set()
 
     def free_bytes(self) -> int:
         """What may be staged yet, so that the index has room to the end."""
@@ -252,26 +332,53 @@ class Staging:
         height = -layer_id if lowest else layer_id
         layer = Layer(layer_id, ino, self.path(layer_id), height, below, Extents())
         layer.fd  # noqa: B018  # the file is made now, while the error has somebody to go to
+        self.unsynced.add(layer)
         return layer
 
-    def load(self, rows: list[tuple[int, int, int, bytes]], ino: int) -> Stack:
+    def load(self, rows: list[LayerRow], ino: int) -> Stack:
         layers = []
-        for layer_id, height, below, extents in rows:
+        for layer_id, height, below, extents, synced, synced_size, check in rows:
             layer = Layer(layer_id, ino, self.path(layer_id), height, below, Extents(extents))
+            layer.was_synced, layer.synced = synced is not None, Extents(synced or b"")
+            layer.synced_size, layer.check = synced_size, check
             layer.unsaved = False
+            if layer.unsynced():
+                self.unsynced.add(layer)
             layers.append(layer)
         return Stack(layers)
 
     def remove(self, layers: list[Layer]) -> None:
+        """Remove files that no recorded layer names any more; what was synced goes with the next `sweep`."""
         for layer in layers:
             layer.close()
-            layer.path.unlink(missing_ok=True)
+            self.unsynced.discard(layer)
+            if layer.was_synced:
+                self.doomed.append(layer.path)
+            else:
+                layer.path.unlink(missing_ok=True)
+
+    def sweep(self, doomed: list[Path]) -> None:
+        """The index has been synced since these were removed from it."""
+        for path in doomed:
+            path.unlink(missing_ok=True)
+        self.doomed = self.doomed[len(doomed) :]
 
     def remove_unknown(self, known: set[int]) -> None:
         """After a crash: files that no recorded layer names were never acknowledged."""
         for path in self._folder.iterdir():
             if not (path.name.isdecimal() and int(path.name) in known):
                 path.unlink(missing_ok=True)
+
+    def sync_files(self, paths: list[Path]) -> None:
+        """Bring files to the disk, in any thread; some may be gone by now."""
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+        self.sync_folder()
 
     def sync_folder(self) -> None:
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -410,17 +410,18 @@ class Vfs(Assembly):
             self._sync_local(node)
         elif node.nlink:
             await self._reconciler.settle(node)
+            await self._index.sync_log()  # else an older index could meet a newer store
 
     def _sync_local(self, node: Node) -> None:
         self._content.sync(node)
         failpoint("sync-data-done")
-        self._index.sync()
+        self._content.sync_index()
 
     async def fsyncdir(self, handle: int) -> None:
         """The names of a directory are in the store, or survive the loss of power here."""
         folder = self._handles[handle].node
         if self.options.fsync == "local":
-            self._index.sync()
+            self._content.sync_index()
             return
         if folder.nlink == 0:
             return
@@ -430,6 +431,7 @@ class Vfs(Assembly):
         if folder.due is not None:
             await self._reconciler.settle(folder)
         await self._reconciler.settle_deletes(self._tree.prefix_of(folder.ino))
+        await self._index.sync_log()
 
     # -- the file system ---------------------------------------------------------------------------
 

@@ -246,6 +246,8 @@ class Writeback:
         try:
             if source.key != key:
                 await self._answers.look_first(key, known.etag if known else None)
+                if node.cid != source.cid:
+                    raise Blocked  # written meanwhile, and perhaps synced: old content must not follow
             with self._index.transaction():
                 self._index.put_intent(intent)
             failpoint("copy-intended")

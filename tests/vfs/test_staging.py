@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mountstore.vfs.staging import Extents, Stack, Staging
+from mountstore.vfs.staging import Extents, LayerRow, Stack, Staging
 
 _ranges = st.tuples(st.integers(0, 60), st.integers(1, 12))
 _steps = st.lists(
@@ -100,7 +100,9 @@ class Model:
 
     def reload(self) -> None:
         """What the index keeps of it, as after a restart."""
-        rows = [(la.id, la.height, la.below, la.extents.pack()) for la in self.stack.layers]
+        rows: list[LayerRow] = [
+            (la.id, la.height, la.below, la.extents.pack(), None, la.below, None) for la in self.stack.layers
+        ]
         for layer in self.stack.layers:
             layer.close()
         frozen = self.stack.frozen
