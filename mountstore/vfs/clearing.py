@@ -153,7 +153,7 @@ class Clearing:
             elif (await self._store.list(key, limit=1)).objects:
                 self._expire_parent(key)  # somebody else has put something there
             failpoint("delete-landed")
-            self._listing.touch(key)
+            self._listing.bury(key)
             with self._index.transaction():
                 self._index.drop_object(key)
         finally:

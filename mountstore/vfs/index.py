@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import sqlite3
 import time
@@ -36,6 +37,8 @@ from mountstore.vfs.rows import Dentry, Intent, Known, Node, split_key
 from mountstore.vfs.staging import LayerRow
 
 VERSION = 1
+log = logging.getLogger(__name__)
+
 _ID_BLOCK = 1 << 16
 _RECENT = 20_000  # nodes kept in memory
 _PARKED = 1 << 62  # a time that never comes
@@ -111,7 +114,7 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
-        self._execute = self._db.execute
+        self.failed: OSError | None = None  # why nothing can be recorded any more
         self._execute("PRAGMA journal_mode=WAL")
         self._execute("PRAGMA synchronous=NORMAL")
         self._execute("PRAGMA cache_size=-32768")
@@ -129,6 +132,22 @@ class Index:
         self._recent: dict[int, Node] = {}
         self._open_schema()
         self._next_id = self._last_id = 0
+
+    def _execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: sqlite3.Error) -> OSError:
+        """What an error of the index's file is to everybody else. All but a full disk are for good."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code & 0xFF == sqlite3.SQLITE_FULL:
+            return OSError(errno.ENOSPC, f"the index cannot be written: {error}")
+        failure = OSError(errno.EIO, f"the index has failed, and nothing is written any more: {error}")
+        if code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self.failed = failure
+        return failure
 
     def _open_schema(self) -> None:
         version = self._execute("PRAGMA user_version").fetchone()[0]
@@ -151,6 +170,8 @@ class Index:
         if self._depth:
             yield
             return
+        if self.failed is not None:
+            raise self.failed
         self._depth = 1
         self._touched.clear()
         try:
@@ -160,16 +181,21 @@ class Index:
             self._execute("COMMIT")
             failpoint("commit-done")
         except BaseException as error:
-            if self._db.in_transaction:
-                self._execute("ROLLBACK")
-            self._reload(self._touched)
             if isinstance(error, sqlite3.Error):
-                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-                code = errno.ENOSPC if full else errno.EIO
-                raise OSError(code, f"the index cannot be written: {error}") from error
-            raise
+                error = self._failure(error)
+            self._roll_back()
+            raise error
         finally:
             self._depth = 0
+
+    def _roll_back(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if self.failed is None:
+                self._reload(self._touched)
+        except (sqlite3.Error, OSError) as error:
+            log.error("the index could not be rolled back: %s", error)
 
     def _reload(self, touched: list[tuple[Node, bool]]) -> None:
         for node, unsaved in reversed(touched):

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _PAGE = 1000
 _BEARABLE_S = 2.0  # how long a store may be silent before an older listing has to do
 _GRACE_NS = 5_000_000_000  # how long that listing then does, at least
+_GRAVE_S = 60.0  # for how long an old listing is reckoned with
+_MANY_GRAVES = 10_000
 _HEADS = 8  # threads that ask for attributes at once
 
 
@@ -80,17 +82,32 @@ class Listing:
         self._flights: dict[int, Flight] = {}
         self._clock = 0
         self._touched: dict[str, int] = {}
+        self._graves: dict[str, float] = {}  # prefixes by when (trio's clock) we last deleted below them
         self.nursery: trio.Nursery | None = None
 
     # -- freshness ---------------------------------------------------------------------------------
 
     def touch(self, key: str) -> None:
-        """We have changed this object: a listing that began before says nothing about it."""
+        """We have changed this object: a listing that began before says nothing about it.
+
+        Nor about the prefixes above it, which may be there for its sake alone.
+        """
         self._clock += 1
         if self._flights:
             self._touched[key] = self._clock
+            for prefix in _above(key):
+                self._touched[prefix] = self._clock
         elif self._touched:
             self._touched.clear()
+
+    def bury(self, key: str) -> None:
+        """We have deleted this object: for a while, an old answer may still tell of the prefixes above it."""
+        self.touch(key)
+        now = trio.current_time()
+        if len(self._graves) > _MANY_GRAVES:
+            self._graves = {p: when for p, when in self._graves.items() if when > now - _GRAVE_S}
+        for prefix in (key, *_above(key)):
+            self._graves[prefix] = now
 
     def valid_s(self, node: Node) -> float:
         """For how long the listing of this directory still counts, in seconds."""
@@ -241,12 +258,13 @@ class Listing:
         missing = [key for key in known if key not in listed and lower is not None]
         ask += [key for key in missing if not key.endswith("/")]
         empty = [key for key in missing if key.endswith("/") and await self._is_lost(node, known[key])]
+        ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
         answers = await self._heads(ask)
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
             for key in page.prefixes:
-                if not self._doubtful(node, key, clock):
+                if key not in ghosts and not self._doubtful(node, key, clock):
                     self._found_prefix(node, key, answers)
             for info in page.objects:
                 if not self._doubtful(node, info.key, clock):
@@ -261,6 +279,13 @@ class Listing:
 
     def _doubtful(self, folder: Node, key: str, clock: int) -> bool:
         return key in self._busy or self._touched.get(key, 0) > clock or self._tree.is_held(key, folder.ino)
+
+    async def _is_ghost(self, key: str) -> bool:
+        """Whether a prefix below which we have deleted a moment ago is told of by an old listing alone."""
+        if self._graves.get(key, -_GRAVE_S) < trio.current_time() - _GRAVE_S:
+            return False
+        found = (await self._store.list(key, limit=1)).objects
+        return not found or (await self._heads([found[0].key])).get(found[0].key, found[0]) is None
 
     async def _is_lost(self, parent: Node, known: Known) -> bool:
         """Whether a prefix that a listing does not tell of any more is gone: a listing may be an old one."""
@@ -445,3 +470,8 @@ class Listing:
 
 def _keys(page: Page) -> list[str]:
     return [info.key for info in page.objects] + page.prefixes
+
+
+def _above(key: str) -> list[str]:
+    """The prefixes that a key lies below."""
+    return [key[: cut + 1] for cut, char in enumerate(key[:-1]) if char == "/"]

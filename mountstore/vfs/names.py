@@ -54,7 +54,7 @@ def _name_with_tokens(segment: str) -> bytes:
     text = _TOKEN.sub(_one_more, segment)
     name = _BYTE.sub(_raw_byte, text).replace("\0", "%(00)").encode(errors="surrogateescape")
     # Tokens of bytes that decode together are no name's own key: the index remembers such a segment.
-    return name if segment_of_name(name) == segment else _hashed(segment.encode())
+    return name if segment_of_name(name) == segment else _hashed(segment.replace("\0", "%(00)").encode())
 
 
 def segment_of_name(name: bytes) -> str:

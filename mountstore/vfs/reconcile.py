@@ -117,8 +117,14 @@ class Reconciler:
         async with trio.open_nursery() as nursery:
             while True:
                 self._wake = trio.Event()
-                self._launch(nursery)
-                due = self._index.next_due(self._active)
+                try:
+                    self._launch(nursery)
+                    due = self._index.next_due(self._active)
+                except OSError as error:
+                    self._pause(error)
+                    due = time.time_ns()
+                if self._index.failed is not None:
+                    due = None
                 wait_s = 3600.0 if due is None else max(0.0, (due - time.time_ns()) / 1e9)
                 if len(self._active) >= self._lanes:
                     wait_s = 3600.0  # whoever ends wakes us
@@ -132,8 +138,8 @@ class Reconciler:
     def _launch(self, nursery: trio.Nursery) -> None:
         now = time.time_ns()
         room = self._lanes - len(self._active)
-        if room <= 0 or trio.current_time() < self._paused_until:
-            return
+        if room <= 0 or trio.current_time() < self._paused_until or self._index.failed is not None:
+            return  # after a failure of the disk, what is read of the journal is not to be trusted either
         limit = room + len(self._active)
         for ino in self._index.due_nodes(now, limit):
             if ino not in self._active and len(self._active) < self._lanes:
@@ -156,15 +162,18 @@ class Reconciler:
             with trio.CancelScope(shield=True):
                 await step(what)
         except OSError as error:
-            # The index itself cannot be written: nothing can be recorded, so nothing more is begun for now.
-            log.error("%s", error)
-            self.last_error = str(error)
-            self._paused_until = trio.current_time() + _PAUSE_S
+            self._pause(error)
         finally:
             self._active.pop(what).set()
             self._wake.set()
             self._progress.set()
             self._progress = trio.Event()
+
+    def _pause(self, error: OSError) -> None:
+        """The index itself cannot be used: nothing can be recorded, so nothing more is begun for now."""
+        log.error("%s", error)
+        self.last_error = str(error)
+        self._paused_until = trio.current_time() + _PAUSE_S
 
     async def settle(self, node: Node) -> None:
         """Return when the store holds this node as it is now. Raises the StoreError that prevents it."""

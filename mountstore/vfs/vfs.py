@@ -59,7 +59,7 @@ class Vfs(Assembly):
         return node
 
     def _writable(self) -> None:
-        if self.options.read_only:
+        if self.options.read_only or self._index.failed is not None:
             raise fail(errno.EROFS)
 
     def remember(self, node: Node) -> None:
