@@ -13,7 +13,7 @@ import time
 import trio
 
 from mountstore.aio import AsyncStore
-from mountstore.errors import NotFound, PreconditionFailed
+from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
 from mountstore.vfs.attrs import metadata_of
 from mountstore.vfs.content import BusyKeys, Content
@@ -63,9 +63,22 @@ class Answers:
         except NotFound:
             return None
 
+    async def head_surely(self, key: str, expected: str | None) -> ObjectInfo | None:
+        """As `head`; what is not as expected (an etag, None: no object) is believed when told twice.
+
+        Raises Unavailable if the answers contradict each other.
+        """
+        info = await self.head(key)
+        etag = info.etag if info else None
+        if etag != expected:
+            info = await self.head(key)
+            if (info.etag if info else None) not in (expected, etag):
+                raise Unavailable(f"the store's answers about {key!r} contradict each other", key=key)
+        return info
+
     async def look_first(self, key: str, etag: str | None) -> None:
         """Where a condition is not honoured. Raises PreconditionFailed unless the object has this etag."""
-        info = await self.head(key)
+        info = await self.head_surely(key, etag)
         if (info.etag if info else None) != etag:
             raise PreconditionFailed(f"{key!r} was changed by somebody else", key=key)
 

@@ -50,7 +50,7 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> None:
     for layer in layers:
         size, whole = _verify(layer, size)
         lost |= not whole
-    if not lost:
+    if not lost and (not node.base_cid or any(layer.was_synced for layer in layers)):
         return
     path = tree.path_of(node.ino)
     if any(layer.was_synced for layer in layers):
@@ -62,7 +62,8 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> None:
         tree.want(node, 0)
         index.save(node)
         return
-    # Nothing of it was promised. What the store has is older, or newer than the index.
+    # Nothing of it was promised. What the store has is older, or newer than the index; then it is not what
+    # belongs beneath a change in part, even where all of that is here.
     log.warning("%s: written shortly before the power was lost, and not synced: the store's is left", path)
     content.remove(content.drop(node))
     for dentry in index.links(node.ino):

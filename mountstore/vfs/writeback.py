@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mountstore.aio import AsyncStore
-from mountstore.errors import NotFound, PreconditionFailed
+from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.clearing import Blocked, Clearing
@@ -289,7 +289,7 @@ class Writeback:
 
     async def _source_changed(self, node: Node, source: Known) -> None:
         """Somebody replaced or removed the object that a clean node was to be copied from."""
-        info = await self._answers.head(source.key)
+        info = await self._answers.head_surely(source.key, source.etag)
         if node.base_cid != source.cid or self._index.object(source.key) != source:
             raise Blocked
         links = self._index.links(node.ino)
@@ -324,7 +324,10 @@ class Writeback:
 
     async def _conflict(self, node: Node, dentry: Dentry, key: str) -> None:
         """Somebody else was first: theirs keeps the name, ours goes beside it."""
-        info = await self._answers.head(key)
+        known = self._index.object(key)
+        info = await self._answers.head_surely(key, known.etag if known else None)
+        if info is not None and known is not None and info.etag == known.etag:
+            raise Unavailable(f"the store refused to change {key!r}, which nobody has changed", key=key)
         with self._index.transaction():
             self._index.drop_intents(key)
             if info is None:
