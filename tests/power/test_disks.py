@@ -1,0 +1,77 @@
+"""A state directory on a small disk: writers wait, then are told, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mountstore.backends.memory import DictStore
+from tests.power.disks import Disk, disk
+from tests.vfs.faulty import FaultyStore
+from tests.vfs.mounted import contents, running
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 64 MiB."""
+    with disk("ext4", tmp_path) as made:
+        yield made
+
+
+async def test_writers_wait_while_uploads_make_room(small: Disk) -> None:
+    store = DictStore()
+    written = {f"f{number}": os.urandom(5 * MIB) for number in range(30)}
+    async with running(store, small.root / "state", upload_delay_s=0.2) as m:
+        for name, data in written.items():
+            handle = await m.open(name, os.O_WRONLY | os.O_CREAT)
+            for start in range(0, len(data), MIB):
+                await m.pwrite(handle, data[start : start + MIB], start)
+            await m.close(handle)
+    assert contents(store) == written
+
+
+async def test_no_room_is_told_before_anything_is_acknowledged(small: Disk) -> None:
+    """While the store is away the disk fills up; what was acknowledged is readable, and goes up later."""
+    inner = DictStore()
+    store = FaultyStore(inner)
+    acknowledged: dict[str, bytes] = {}
+    async with running(store, small.root / "state", room_timeout_s=0.3) as m:
+        await m.write_file("stored", b"stored")
+        await m.drain()
+        store.down = True
+        refused = 0
+        for number in range(100):
+            name, data = f"f{number}", os.urandom(2 * MIB)
+            try:
+                await m.write_file(name, data)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                refused += 1
+                if refused == 3:
+                    break
+            else:
+                acknowledged[name] = data
+        assert refused == 3
+        assert len(acknowledged) > 10
+        for name, data in acknowledged.items():
+            assert await m.read_file(name) == data
+        # Names can be removed and made shorter on a full disk.
+        last = max(acknowledged)
+        await m.unlink(last)
+        del acknowledged[last]
+        store.down = False
+        await m.drain()
+        await m.write_file("late", b"late")
+        for name, data in acknowledged.items():
+            assert await m.read_file(name) == data
+    found = contents(inner)
+    assert acknowledged | {"stored": b"stored", "late": b"late"} == {
+        name: data for name, data in found.items() if name in acknowledged or not name.startswith("f")
+    }
