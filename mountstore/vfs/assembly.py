@@ -214,6 +214,7 @@ class Assembly:
     def status(self) -> Status:
         """What is pending, and why."""
         count, size = self._index.count_pending()
+        now = time.time_ns()
         pending = [self._pending(ino, since) for ino, since in self._index.pending(1000)]
         for known in self._index.stale_objects(1 << 62, 1000 - len(pending)):
             trouble = self._reconciler.trouble.get(known.key)
@@ -222,16 +223,21 @@ class Assembly:
                     known.key,
                     "delete",
                     0,
-                    known.stale,
+                    min(known.stale, now),
                     trouble.attempts if trouble else 0,
                     trouble.error if trouble else None,
                     "error" if trouble else "waiting",
                 )
             )
+        for key in self._busy.unsettled:
+            trouble = self._reconciler.trouble.get(("settle", key))
+            error = trouble.error if trouble else "what became of its last request is still to be asked"
+            attempts = trouble.attempts if trouble else 0
+            pending.append(Pending(key, "upload", 0, now, attempts, error, "waiting"))
         conflicts = [self._tree.path_of(ino) for ino in self._index.conflicts()]
         return Status(
             pending=pending,
-            pending_count=count,
+            pending_count=count + len(self._busy.unsettled),
             pending_bytes=size,
             conflicts=[path for path in conflicts if path.startswith("/")],
             requests=dict(getattr(self._store.store, "requests", {})),

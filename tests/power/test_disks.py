@@ -1,10 +1,11 @@
-"""A state directory on a small disk: writers wait, then are told, and nothing acknowledged is lost."""
+"""A state directory on a disk that is small, or that fails: it is told, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from mountstore.backends.memory import DictStore
 from tests.power.disks import Disk, disk
 from tests.vfs.faulty import FaultyStore
-from tests.vfs.mounted import contents, running
+from tests.vfs.mounted import Mounted, contents, running
 
 MIB = 1 << 20
 
@@ -75,3 +76,52 @@ async def test_no_room_is_told_before_anything_is_acknowledged(small: Disk) -> N
     assert acknowledged | {"stored": b"stored", "late": b"late"} == {
         name: data for name, data in found.items() if name in acknowledged or not name.startswith("f")
     }
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """A disk that a test makes fail."""
+    with disk(request.param, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def told(*codes: int) -> Iterator[None]:
+    """What is done within fails with one of these."""
+    with pytest.raises(OSError, match=r".") as failed:
+        yield
+    assert failed.value.errno in codes
+
+
+def _let_go(m: Mounted) -> None:
+    """Close every file, as the end of the process would."""
+    for node in list(m.vfs._index.nodes.values()):
+        for layer in node.stack.layers if node.stack is not None else ():
+            layer.close()
+    m.vfs._index.close()
+
+
+async def test_a_failing_disk_is_told(failing: Disk) -> None:
+    """Writing, closing and fsync fail, again and again; nothing that is lost is sent; the journal stays."""
+    inner = DictStore()
+    state = failing.root / "state"
+    with told(errno.EIO):
+        async with running(inner, state, drain=False, fsync="local", upload_delay_s=60) as m:
+            await m.write_file("kept", b"k" * MIB)
+            await m.fsync("kept")
+            handle = await m.open("lost", os.O_WRONLY | os.O_CREAT)
+            await m.pwrite(handle, b"l" * MIB)
+            failing.cut()
+            for _ in range(3):
+                with told(errno.EIO):
+                    await m.vfs.fsync(handle)
+                with told(errno.EIO):
+                    m.vfs.flush(handle)
+            with told(errno.EIO, errno.EROFS):
+                await m.write_file("more", b"more")
+    assert contents(inner) == {}
+    _let_go(m)
+    failing.restore()
+    async with running(inner, state) as m:
+        assert await m.read_file("kept") == b"k" * MIB
+    assert contents(inner)["kept"] == b"k" * MIB
