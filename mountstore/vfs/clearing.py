@@ -148,6 +148,7 @@ class Clearing:
         self._busy.take(key)
         try:
             failpoint("delete-begins")
+            await self._content.hold(known.cid)
             if known.etag is not None:
                 await self._delete_object(known)
             elif (await self._store.list(key, limit=1)).objects:

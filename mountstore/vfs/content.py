@@ -180,6 +180,15 @@ class Content:
         self._index.sync()
         self._staging.sweep(doomed)
 
+    async def hold(self, cid: int) -> None:
+        """Before a request that may end this content: whoever has synced layers over it must know of it.
+
+        After a loss of power an older index would else look for a base that is gone.
+        """
+        users = [self._index.node(ino) for ino in self._index.users_of_content(cid)]
+        if any(layer.was_synced for node in users if node is not None for layer in self.stack(node).layers):
+            await self._index.sync_log()
+
     def sweep(self) -> None:
         """Remove what waits for the index to be synced."""
         if self._staging.doomed:

@@ -122,6 +122,7 @@ class Writeback:
             with self._index.transaction():
                 self._index.put_intent(intent)
             failpoint("put-intended")
+            await self._content.hold(snapshot.base_cid)
             info = await self._put(key, body, metadata, known, intent)
             failpoint("put-landed")
         except PreconditionFailed:
