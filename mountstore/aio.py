@@ -174,11 +174,13 @@ class AsyncStore:
 class _Pages(AsyncIterator[Page]):
     def __init__(self, fetch: Callable[[], Awaitable[Page | None]]) -> None:
         self._fetch = fetch
+        self._ended = False
 
     async def __anext__(self) -> Page:
-        page = await self._fetch()
+        page = None if self._ended else await self._fetch()
         if page is None:
             raise StopAsyncIteration
+        self._ended = page.after is None  # known without another hop
         return page
 
 

@@ -461,12 +461,17 @@ class Tree:
         """Whether what the store has under this key may belong to a directory that has moved away.
 
         As long as that one has not been visited, nobody else may write there or take over what is there;
-        but for `ino` (a directory) if it is in there itself.
+        but for `ino` (a directory) if it is in there itself. Of several, the one that was listed nearest to
+        the key has it: it may have left the others.
         """
-        return any(
-            self.prefix_of(moved) != node.prefix and (ino is None or not self._is_within(ino, moved))
-            for moved in self._index.moving(key)
-            if (node := self._index.node(moved)) is not None and node.nlink
+        owners = [
+            node for moved in self._index.moving(key) if (node := self._index.node(moved)) and node.nlink
+        ]
+        if not owners:
+            return False
+        owner = max(owners, key=lambda node: len(node.prefix or ""))
+        return self.prefix_of(owner.ino) != owner.prefix and (
+            ino is None or not self._is_within(ino, owner.ino)
         )
 
     def _is_within(self, ino: int, ancestor: int) -> bool:

@@ -359,3 +359,15 @@ async def test_folders_that_move_on_before_they_were_visited(
     assert len(contents(store, markers=False)) == 12
     markers = {key.rstrip("/") for key in store.keys() if key.endswith("/")}
     assert markers == {path for path, content in tree.items() if content is None}
+
+
+async def test_a_folder_that_left_a_moved_one_before_it_was_listed(store: DictStore, state: Path) -> None:
+    fill(store)
+    async with running(store, state, upload_delay_s=60) as m:
+        await m.rename("d", "e")
+        await m.rename("e/s/t", "t")
+        assert await m.listdir("t") == ["h"]
+        expected = await m.tree()
+        await m.drain()
+        assert await m.tree() == expected
+    assert contents(store, markers=False) == {"e/f": b"1", "e/s/g": b"22", "t/h": b"333"}
