@@ -6,11 +6,14 @@ first. For the thread of the event loop alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from mountstore.store import Data
+
+log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 _GROUP = 4  # blocks that one read-ahead request asks for
@@ -152,8 +155,8 @@ class BlockCache:
     async def _load_ahead(self, cid: int, first: int, last: int, size: int, flight: trio.Event) -> None:
         try:
             await self._load(cid, first, last, size)
-        except Exception:
+        except Exception as error:
             # Whoever needs the block asks again and gets the error; nobody waits for this one.
-            pass
+            log.debug("read-ahead of content %d: %s", cid, error)
         finally:
             flight.set()
