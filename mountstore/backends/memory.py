@@ -7,12 +7,13 @@ import itertools
 import secrets
 import threading
 import time
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import BinaryIO
 
-from mountstore.backends._arguments import check_key, check_metadata, clip_range, flat, successor
+from mountstore.backends._arguments import check_key, check_metadata, clip_range, flat
+from mountstore.backends._sorted_keys import page_of
 from mountstore.errors import NotFound, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
 
@@ -116,37 +117,12 @@ class DictStore(ObjectStore):
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
         with self._lock:
-            keys = self._in_order()
-            beyond = successor(prefix)
-            position = max(bisect_left(keys, prefix), bisect_right(keys, after))
-            stop = len(keys) if beyond is None else bisect_left(keys, beyond)
-            names: list[str] = []
-            groups: list[str] = []
-            last = after
-            while position < stop and len(names) + len(groups) < limit:
-                if not delimiter:
-                    names = keys[position : min(stop, position + limit)]
-                    position += len(names)
-                    last = names[-1]
-                    break
-                key = keys[position]
-                at = key.find(delimiter, len(prefix))
-                if at < 0:
-                    last = key
-                    names.append(key)
-                    position += 1
-                    continue
-                group = key[: at + len(delimiter)]
-                if group > after:
-                    last = group
-                    groups.append(group)
-                following = successor(group)
-                position = stop if following is None else bisect_left(keys, following, position, stop)
+            names, groups, next_after = page_of(self._in_order(), prefix, delimiter, after, limit)
             objects = [
                 ObjectInfo(key, info.size, info.mtime_ns, info.etag)
                 for key, info in ((key, self._objects[key][1]) for key in names)
             ]
-        return Page(objects, groups, last if position < stop else None)
+        return Page(objects, groups, next_after)
 
     def _find(self, key: str) -> tuple[bytes, ObjectInfo]:
         found = self._objects.get(key)

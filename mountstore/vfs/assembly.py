@@ -188,14 +188,6 @@ class Assembly:
         for node in list(self._unsaved):
             self._save(node)
 
-    def disconnect(self) -> None:
-        """The mount is gone: nobody has anything open any more."""
-        for number, handle in list(self._handles.items()):
-            if isinstance(handle, Handle):
-                self.release(number)
-            else:
-                self.releasedir(number)
-
     async def drain(self) -> None:
         """Return when the store has everything; never gives up."""
         self._save_all()

@@ -406,10 +406,6 @@ class Index:
     def has_children(self, parent: int) -> bool:
         return self._execute("SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (parent,)).fetchone() is not None
 
-    def count_children(self, parent: int) -> int:
-        count: int = self._execute("SELECT count(*) FROM dentry WHERE parent=?", (parent,)).fetchone()[0]
-        return count
-
     def insert_dentry(
         self, parent: int, name: bytes, ino: int, segment: str | None = None, place: int | None = None
     ) -> None:

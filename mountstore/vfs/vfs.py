@@ -44,7 +44,6 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
-    ctime_ns: int | None = None
 
 
 class Vfs(Assembly):
