@@ -112,7 +112,7 @@ VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ttl": ("ttl_s", seconds),
     "checkpoint": ("checkpoint_s", seconds),
     "fsync": ("fsync", one_of("remote", "local")),
-    "attrs": ("attrs", one_of("stored", "listed")),
+    "attrs": ("attrs", one_of("auto", "stored", "listed")),
     "state_dir": ("state_dir", absolute),
     "log_file": ("log_file", absolute),
 }

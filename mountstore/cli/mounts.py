@@ -76,8 +76,9 @@ _PATH = _Read("path", fstab.absolute)
 )
 @click.option(
     "--attrs",
-    type=click.Choice(["stored", "listed"]),
-    help="Modes and times as stored with each object, or only what a listing tells [default: stored].",
+    type=click.Choice(["auto", "stored", "listed"]),
+    help="Ask objects for modes, owners and times where a directory's marker tells of some (auto), always"
+    " (stored), or never (listed) [default: auto].",
 )
 @click.option(
     "--state-dir",

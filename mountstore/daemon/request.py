@@ -12,6 +12,7 @@ from typing import Literal
 
 from mountstore.daemon.mounttab import FSTYPE, mount_at, unmount
 from mountstore.errors import MountError, UsageError
+from mountstore.vfs.options import Attrs
 
 FUSE_DEVICE = "/dev/fuse"
 
@@ -34,7 +35,7 @@ class MountRequest:
     ttl_s: float | None = None
     checkpoint_s: float | None = None
     fsync: Literal["remote", "local"] | None = None
-    attrs: Literal["listed", "stored"] | None = None
+    attrs: Attrs | None = None
     state_dir: Path | None = None
     log_file: Path | None = None
     log_level: str = "INFO"

@@ -33,6 +33,14 @@ class StoredAttrs:
     ctime_ns: int | None = None
     rdev: int | None = None
 
+    @property
+    def any_known(self) -> bool:
+        """Whether anything at all is told."""
+        return self != _NOTHING
+
+
+_NOTHING = StoredAttrs()
+
 
 def metadata_of(
     mode: int, uid: int, gid: int, atime_ns: int, mtime_ns: int, ctime_ns: int, rdev: int = 0

@@ -90,6 +90,7 @@ class Folders:
         finally:
             self._busy.give(key)
         if node.mid == mid and node.nlink and self._tree.prefix_of(node.ino) == key and not node.subtree:
+            self._tree.tell_attributes(node)
             self._clearing.done(node)
         else:
             self._clearing.postpone(node, _SOON_S)

@@ -4,6 +4,11 @@ A listing that began before one of our own requests ended may not know of it, an
 an old one. So nothing that we put or delete ourselves meanwhile is believed from a listing, and whatever a
 listing tells of an object that we knew otherwise is confirmed by asking for the object itself. Nodes with
 changes of their own are left alone: their conditional upload finds out.
+
+A listing tells no metadata: mode, owner, times and whether an object is a symlink cost a request each.
+With `attrs="auto"` they are asked for where there are any to be expected: in a directory whose marker
+carries attributes (s3fs writes such, and so does a mount: see `Tree.tell_attributes`), in a root that
+one page lists, and on stores that answer without a network.
 """
 
 from __future__ import annotations
@@ -29,10 +34,12 @@ from mountstore.vfs.tree import Tree, fail
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
+_AT_ONCE_S = 0.3  # how long what an earlier mount knew is held back
 _BEARABLE_S = 2.0  # how long a store may be silent before an older listing has to do
 _GRACE_NS = 5_000_000_000  # how long that listing then does, at least
 _GRAVE_S = 60.0  # for how long an old listing is reckoned with
 _MANY_GRAVES = 10_000
+_SAMPLE = 16  # objects of a large root that are asked whether there are attributes
 _HEADS = 8  # threads that ask for attributes at once
 
 
@@ -43,12 +50,13 @@ class Flight:
         self.done = trio.Event()
         self.progress = trio.Event()  # replaced at each page
         self.pages = 0
-        self.moved = trio.current_time()  # when the store has last answered
+        self.began = self.moved = trio.current_time()  # `moved`: when the store has last answered
         self.error: Exception | None = None
+        self.asks: bool | None = None  # whether attributes are asked for; None: not decided yet
 
-    async def wait(self) -> bool:
-        """Return when it is done: True, or when the store is silent for longer than is bearable: False."""
-        while not self.done.is_set():
+    async def wait(self, *, first: bool = False) -> bool:
+        """Return when it is done (`first`: or has a page): True; when the store is silent for long: False."""
+        while not self.done.is_set() and not (first and self.pages):
             silent_s = trio.current_time() - self.moved
             if silent_s >= _BEARABLE_S:
                 return False
@@ -77,7 +85,13 @@ class Listing:
         self._tree = tree
         self._store = store
         self._ttl_ns = int(options.ttl_s * 1e9)
-        self._ask_attrs = options.attrs == "stored" and store.store.capabilities.metadata
+        capabilities = store.store.capabilities
+        self._asks: bool | None = {"auto": capabilities.local or None, "listed": False, "stored": True}[
+            options.attrs
+        ]
+        if not capabilities.metadata:
+            self._asks = False
+        self._began_ns = time.time_ns()
         self._busy = busy
         self._flights: dict[int, Flight] = {}
         self._clock = 0
@@ -140,11 +154,26 @@ class Listing:
             return
         flight = self.start(node)
         if node.listed_ns:
-            await flight.wait()
+            await self.catch_up(node, flight)
             return
         await flight.done.wait()
         if flight.error is not None and not node.listed_ns:
             raise flight.error
+
+    async def catch_up(self, node: Node, flight: Flight) -> bool:
+        """Wait for a listing that is to replace an older one, for as long as that is bearable.
+
+        False if the older one has to do: the store is silent, or an earlier mount has left one and the
+        store needs long to list it anew.
+        """
+        if not self._is_inherited(node):
+            return await flight.wait()
+        with trio.move_on_at(flight.began + _AT_ONCE_S):
+            await flight.wait()
+        return flight.done.is_set()
+
+    def _is_inherited(self, node: Node) -> bool:
+        return 0 < node.listed_ns < self._began_ns
 
     async def ensure_name(self, node: Node, segment: str) -> None:
         """Return when the store has been asked for one name: by listing, or alone if that is long."""
@@ -154,7 +183,10 @@ class Listing:
         while not flight.done.is_set() and not flight.pages:
             if not node.listed_ns:
                 await flight.progress.wait()
-            elif not await flight.wait():
+            elif self._is_inherited(node):
+                if not await self.catch_up(node, flight):
+                    return
+            elif not await flight.wait(first=True):
                 return
         if not flight.done.is_set():
             await self._probe(node, segment)
@@ -168,7 +200,8 @@ class Listing:
         info = (await self._heads([key])).get(key)
         below = await self._store.list(key + "/", limit=1)
         page = Page([info] if info else [], [key + "/"] if below.objects else [])
-        await self._merge(node, prefix, page, None, None, clock)
+        asks = node.marker and node.known if self._asks is None else self._asks
+        await self._merge(node, prefix, page, None, None, clock, bool(asks))
 
     async def revalidate(self, node: Node, *, in_place: bool) -> None:
         """Ask for the object behind a clean file, which turned out to be another one.
@@ -209,7 +242,9 @@ class Listing:
                         page.prefixes[-1].encode() if page.prefixes else b"",
                     )
                     upper = last.decode()[len(prefix) :]
-                await self._merge(node, prefix, page, lower, upper, clock)
+                if flight.asks is None:
+                    flight.asks = await self._expects_attrs(node, prefix, page)
+                await self._merge(node, prefix, page, lower, upper, clock, flight.asks)
                 lower = upper or ""
                 flight.step()
                 clock = self._clock
@@ -234,8 +269,33 @@ class Listing:
 
     # -- merging -----------------------------------------------------------------------------------
 
+    async def _expects_attrs(self, node: Node, prefix: str, first: Page) -> bool:
+        """Whether the objects of this directory are asked for their attributes."""
+        if self._asks is not None:
+            return self._asks
+        if not prefix:
+            return first.after is None or await self._sample_has_attrs(first)
+        if node.marker and node.known:
+            return True
+        if not first.objects or first.objects[0].key != prefix:
+            return False
+        marker = (await self._heads([prefix])).get(prefix)
+        return marker is not None and attrs_of(marker.metadata or {}).any_known
+
+    async def _sample_has_attrs(self, page: Page) -> bool:
+        keys = [info.key for info in page.objects]
+        answers = await self._heads(keys[:: max(1, len(keys) // _SAMPLE)][:_SAMPLE])
+        return any(attrs_of(info.metadata or {}).any_known for info in answers.values() if info is not None)
+
     async def _merge(
-        self, node: Node, prefix: str, page: Page, lower: str | None, upper: str | None, clock: int
+        self,
+        node: Node,
+        prefix: str,
+        page: Page,
+        lower: str | None,
+        upper: str | None,
+        clock: int,
+        asks: bool,
     ) -> None:
         """Take a page over; `lower` to `upper` is what it covers of the directory (None: only itself)."""
         known = (
@@ -244,22 +304,26 @@ class Listing:
             else {k.key: k for key in _keys(page) if (k := self._index.object(key))}
         )
         ask: list[str] = []  # what must be asked for one by one
+        told: dict[str, ObjectInfo | None] = {}
         listed: set[str] = set(page.prefixes)
         for info in page.objects:
             listed.add(info.key)
             old = known.get(info.key) or (self._index.object(prefix) if info.key == prefix else None)
-            if old is None or old.etag is None:
-                if self._ask_attrs:
+            if info.metadata is not None:
+                told[info.key] = info
+            elif old is None or old.etag is None:
+                # A marker is asked for anyway: it may be the first to tell of attributes.
+                if asks or (info.key == prefix and self._asks is None):
                     ask.append(info.key)
             elif old.etag != info.etag:
                 ask.append(info.key)
-        if self._ask_attrs:
+        if asks:
             ask += [key for key in page.prefixes if key not in known]
         missing = [key for key in known if key not in listed and lower is not None]
         ask += [key for key in missing if not key.endswith("/")]
         empty = [key for key in missing if key.endswith("/") and await self._is_lost(node, known[key])]
         ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
-        answers = await self._heads(ask)
+        answers = told | await self._heads(ask)
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
@@ -340,8 +404,6 @@ class Listing:
         if info := answers.get(key):
             known = Known(key, info.etag, info.size, info.mtime_ns, 0, known.mid, 0)
             self.apply(node, info)
-        elif key in answers:
-            node.known = 1
         self._index.save(node)
         self._index.put_object(known)
 
@@ -421,7 +483,7 @@ class Listing:
         if info.metadata is None:
             return
         attrs = attrs_of(info.metadata)
-        node.known = 1
+        node.known = int(attrs.any_known or not node.is_dir)
         if attrs.mode is not None:
             kind = stat.S_IFMT(node.mode)
             if not node.is_dir and stat.S_IFMT(attrs.mode) not in (0, stat.S_IFDIR):

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
+Attrs = Literal["auto", "listed", "stored"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VfsOptions:
@@ -20,7 +22,7 @@ class VfsOptions:
     fsync_timeout_s: float = 120.0  # then fsync fails, and the upload goes on
     checkpoint_s: float = 30.0  # a file that stays open and dirty is uploaded this often
     upload_delay_s: float = 1.0  # how long a closed file waits for its final name and attributes
-    attrs: Literal["listed", "stored"] = "stored"  # whether listing asks for stored attributes
+    attrs: Attrs = "auto"  # whether listing asks for stored attributes, see listing.py
     room_timeout_s: float = 60.0  # how long a writer waits for uploads to make room in the journal
     journal_size: int = 0  # most bytes of staged data; 0: what the disk has
 

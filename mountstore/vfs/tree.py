@@ -27,6 +27,10 @@ _LAZY_NS = 30_000_000_000
 """How long the time of a directory may lag behind in the store, while nothing else of it changes."""
 
 
+_RECENT_NS = 60_000_000_000
+"""A file whose time lies so near to its upload is told about well enough by the object's own time."""
+
+
 def fail(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
@@ -344,6 +348,33 @@ class Tree:
             parent.marker = 1
             self.want(parent)
             self._index.save(parent)
+
+    def tell_attributes(self, node: Node) -> None:
+        """The store has this node with attributes of its own: the markers above say that there are some.
+
+        A mount that knows of the store alone asks for attributes only where a marker carries any itself.
+        For what looks the same without, no marker is made: a folder of others' stays as it is.
+        """
+        for link in self._index.links(node.ino):
+            parent = self._index.node(link.parent)
+            if parent is None or parent.ino == ROOT_INO or (parent.marker and parent.known):
+                continue
+            if self._looks_plain(node):
+                continue
+            parent.marker = parent.known = 1
+            parent.mid = self._index.new_id()
+            self.want(parent)
+            with self._index.transaction():
+                self._index.save(parent)
+
+    def _looks_plain(self, node: Node) -> bool:
+        options = self._options
+        if (node.uid, node.gid) != (options.uid, options.gid):
+            return False
+        if node.is_dir:
+            return stat.S_IMODE(node.mode) == options.dir_mode
+        plain = stat.S_IFREG | options.file_mode
+        return node.mode == plain and abs(time.time_ns() - node.mtime_ns) < _RECENT_NS
 
     # -- renaming ----------------------------------------------------------------------------------
 

@@ -135,13 +135,14 @@ class Vfs(Assembly):
                 folder.listed = True
             else:
                 folder.flight = self._listing.start(node)
-                if node.listed_ns and self._index.has_children(node.ino):
-                    # What we know is older than allowed: nothing is shown before it is confirmed.
-                    await folder.flight.wait()
+                # What we know is older than allowed: nothing is shown before it is confirmed, if that can be.
+                known = node.listed_ns and self._index.has_children(node.ino)
+                if known and not await self._listing.catch_up(node, folder.flight):
+                    folder.flight, folder.listed = None, True
         while True:
             batch = self._index.children(node.ino, after, _BATCH)
             if batch or folder.flight is None:
-                return batch, self._listing.valid_s(node)
+                return batch, self._listing.valid_s(node) or self.attr_valid_s()
             if folder.flight.done.is_set():
                 error = folder.flight.error
                 folder.flight, folder.listed = None, True

@@ -103,6 +103,7 @@ class Writeback:
                     node.due, node.since = now + int(delay_s * 1e9), now
                     self._index.save(node)
                 return
+        self._tree.tell_attributes(node)
         self._clearing.done(node)
 
     async def _upload(self, node: Node, dentry: Dentry, key: str) -> None:
