@@ -23,6 +23,7 @@ from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.folders import Folders
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Flight, Listing
+from mountstore.vfs.neighbours import Neighbours
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.reconcile import Reconciler
 from mountstore.vfs.rows import ROOT_INO, Node
@@ -117,6 +118,7 @@ class Assembly:
             self._busy,
             capabilities.concurrency,
         )
+        self._neighbours = Neighbours(self._index, self._content.blocks)
         self._handles: dict[int, Handle | DirHandle] = {}
         self._next_handle = 1
         self._lookups: dict[int, int] = {}

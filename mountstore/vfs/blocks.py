@@ -75,6 +75,10 @@ class BlockCache:
         """A whole block, if it is here."""
         return self._blocks.get((cid, number))
 
+    def is_wanting(self, cid: int, number: int) -> bool:
+        """Whether a block is neither here nor under way."""
+        return (cid, number) not in self._blocks and (cid, number) not in self._flights
+
     async def read(self, cid: int, start: int, stop: int, size: int) -> Data:
         """Bytes [start, stop) of a content of `size` bytes. Raises what fetching raises."""
         data = self.cached(cid, start, stop)
@@ -121,6 +125,11 @@ class BlockCache:
         while self._size > self._capacity and len(self._blocks) > 1:
             oldest = next(iter(self._blocks))
             self._size -= len(self._blocks.pop(oldest))
+
+    def clear(self) -> None:
+        """Forget what is here."""
+        self._blocks.clear()
+        self._size = 0
 
     def put(self, cid: int, content: bytes) -> None:
         """Remember a whole small content that is known anyway (at most one block)."""

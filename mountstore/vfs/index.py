@@ -403,6 +403,17 @@ class Index:
         get, keep = self.nodes.get, self._keep
         return [(Dentry(*row[:5]), get(row[3]) or keep(Node(row[5:]))) for row in rows]
 
+    def children_by_name(self, parent: int, after: bytes, limit: int) -> list[tuple[Dentry, Node]]:
+        """Entries of a directory behind a name, in the order of the names."""
+        rows = self._execute(
+            f"SELECT d.id, d.parent, d.name, d.ino, d.segment, {_N_NODE}"
+            " FROM dentry d JOIN node n ON n.ino=d.ino"
+            " WHERE d.parent=? AND d.name>? ORDER BY d.name LIMIT ?",
+            (parent, after, limit),
+        ).fetchall()
+        get, keep = self.nodes.get, self._keep
+        return [(Dentry(*row[:5]), get(row[3]) or keep(Node(row[5:]))) for row in rows]
+
     def has_children(self, parent: int) -> bool:
         return self._execute("SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (parent,)).fetchone() is not None
 

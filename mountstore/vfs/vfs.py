@@ -304,6 +304,8 @@ class Vfs(Assembly):
             await self.setattr(ino, Changes(size=0))
         node.opens += 1
         node.writers += handle.writable
+        if handle.readable and not flags & os.O_TRUNC:
+            self._neighbours.opened(node)
         return self._new_handle(handle)
 
     def read_now(self, handle: int, offset: int, size: int) -> Data | None:

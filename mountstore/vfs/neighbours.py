@@ -1,0 +1,181 @@
+"""Small files that will be read next: whoever reads the files of a directory in a row finds them here.
+
+The order is that of the names (`cat *`) or that of the directory (`grep -r`, `tar`), whichever the last two
+files that were opened follow. What is not under way yet when the pattern ends is not asked for any more.
+For the thread of the event loop alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import stat
+from collections import deque
+from collections.abc import Iterable
+
+import trio
+
+from mountstore.vfs.blocks import BLOCK, BlockCache
+from mountstore.vfs.index import Index
+from mountstore.vfs.rows import Dentry, Node
+
+log = logging.getLogger(__name__)
+
+SMALL = 1 << 18
+"""Files of up to this many bytes are fetched before they are opened."""
+
+assert SMALL <= BLOCK
+
+_FIRST = 4  # files ahead when a pattern has been seen, twice as many with each file that follows it
+_MOST = 64
+_MOST_BYTES = 8 << 20  # asked for ahead and not opened yet
+_SKIP = 4  # entries that a reader may leave out
+_WORKERS = 12
+_DIRECTORIES = 64  # of which the last file is remembered
+
+
+class _Run:
+    """A directory whose files are being opened in one of its two orders."""
+
+    __slots__ = ("ahead", "by_name", "last", "passed", "upcoming", "window")
+
+    def __init__(self, last: Dentry, *, by_name: bool) -> None:
+        self.by_name = by_name
+        self.last = last  # behind which `upcoming` goes on
+        self.upcoming: deque[tuple[Dentry, Node]] = deque()
+        self.passed: deque[int] = deque(maxlen=_WORKERS)
+        self.ahead = 0  # how many of them have been asked for
+        self.window = _FIRST
+
+
+class Neighbours:
+    """Fetches small files ahead of those who open them in a row."""
+
+    def __init__(self, index: Index, blocks: BlockCache) -> None:
+        self._index = index
+        self._blocks = blocks
+        self._last: dict[int, Dentry] = {}  # by directory
+        self._runs: dict[int, _Run] = {}
+        self._queue: deque[tuple[int, int, int]] = deque()  # (directory, content id, size)
+        self._workers = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is still under way."""
+        return self._workers > 0
+
+    def opened(self, node: Node) -> None:
+        """A file is opened to be read: have it come whole, and the next ones if it follows others."""
+        if not self._is_worthwhile(node):
+            return
+        if self._blocks.is_wanting(node.base_cid, 0):
+            self._queue.appendleft((0, node.base_cid, node.size))
+            self._start_workers()
+        links = self._index.links(node.ino)
+        if not links:
+            return
+        dentry = links[0]
+        run = self._runs.get(dentry.parent)
+        if run is None or not self._advance(run, dentry):
+            if run is not None:
+                self._end(dentry.parent)
+            run = self._begin(dentry)
+        last = self._last
+        last.pop(dentry.parent, None)
+        last[dentry.parent] = dentry
+        if len(last) > _DIRECTORIES:
+            self._end(next(iter(last)))
+        if run is not None:
+            self._fetch_ahead(dentry.parent, run)
+
+    def _is_worthwhile(self, node: Node) -> bool:
+        return (
+            0 < node.size <= SMALL
+            and node.is_clean
+            and stat.S_ISREG(node.mode)
+            and (node.stack is None or not node.stack.layers)
+        )
+
+    def _begin(self, dentry: Dentry) -> _Run | None:
+        last = self._last.get(dentry.parent)
+        if last is None or last.id == dentry.id:
+            return None
+        for by_name in (True, False):
+            run = _Run(last, by_name=by_name)
+            self._fill(run, _SKIP)
+            if self._advance(run, dentry):
+                self._runs[dentry.parent] = run
+                return run
+        return None
+
+    def _end(self, parent: int) -> None:
+        self._last.pop(parent, None)
+        if self._runs.pop(parent, None) is not None:
+            self._queue = deque(item for item in self._queue if item[0] != parent)
+
+    def _advance(self, run: _Run, dentry: Dentry) -> bool:
+        """Whether this is among the next ones; then those up to it are done with."""
+        for position, (entry, _) in enumerate(itertools.islice(run.upcoming, _SKIP)):
+            if entry.id == dentry.id:
+                for _ in range(position + 1):
+                    run.passed.append(run.upcoming.popleft()[0].id)
+                run.ahead = max(0, run.ahead - position - 1)
+                run.window = min(run.window * 2, _MOST)
+                return True
+        return dentry.id in run.passed  # several readers are not quite in order
+
+    def _fill(self, run: _Run, count: int) -> None:
+        if run.by_name:
+            more = self._index.children_by_name(run.last.parent, run.last.name, count)
+        else:
+            more = self._index.children(run.last.parent, run.last.id, count)
+        if more:
+            run.upcoming.extend(more)
+            run.last = more[-1][0]
+
+    def _fetch_ahead(self, parent: int, run: _Run) -> None:
+        if len(run.upcoming) < run.window:
+            self._fill(run, 2 * _MOST)
+        size = 0
+        wanted = []
+        for number, (_, node) in enumerate(run.upcoming):
+            if number >= run.window or size > _MOST_BYTES:
+                break
+            if self._is_worthwhile(node):
+                size += node.size
+                if number >= run.ahead:
+                    wanted.append(node)
+            run.ahead = max(run.ahead, number + 1)
+        self._ask(parent, wanted)
+
+    # -- fetching ----------------------------------------------------------------------------------
+
+    def _ask(self, parent: int, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if self._blocks.is_wanting(node.base_cid, 0):
+                self._queue.append((parent, node.base_cid, node.size))
+        self._start_workers()
+
+    def _start_workers(self) -> None:
+        nursery = self._blocks.nursery
+        if nursery is None:
+            self._queue.clear()
+            return
+        for _ in range(min(_WORKERS - self._workers, len(self._queue))):
+            self._workers += 1
+            nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                _, cid, size = self._queue.popleft()
+                if self._blocks.is_wanting(cid, 0):
+                    try:
+                        await self._blocks.read(cid, 0, size, size)
+                    except trio.Cancelled:
+                        raise
+                    except Exception as error:
+                        # Whoever opens it asks again and is told.
+                        log.debug("a file that may be read next did not come: %s", error)
+        finally:
+            self._workers -= 1
