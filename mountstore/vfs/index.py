@@ -97,6 +97,11 @@ _NODE = (
     " due, since, prefix, listed_ns, marker, subtree"
 )
 _N_NODE = ", ".join("n." + column.strip() for column in _NODE.split(","))
+_INSERT_NODE = f"INSERT INTO node({_NODE}) VALUES({','.join('?' * (_NODE.count(',') + 1))})"
+_INSERT_DENTRY = "INSERT INTO dentry(id, parent, name, ino, segment) VALUES(?,?,?,?,?)"
+_PUT_OBJECT = (
+    "INSERT OR REPLACE INTO object(dir, base, etag, size, mtime_ns, cid, mid, stale) VALUES(?,?,?,?,?,?,?,?)"
+)
 _UPDATE_NODE = (
     "UPDATE node SET mode=?, nlink=?, uid=?, gid=?, rdev=?, size=?, atime_ns=?, mtime_ns=?, ctime_ns=?,"
     " target=?, cid=?, base_cid=?, mid=?, known=?, due=?, since=?, prefix=?, listed_ns=?, marker=?, subtree=?"
@@ -267,7 +272,7 @@ class Index:
 
     def insert_node(self, node: Node) -> Node:
         self._execute(
-            f"INSERT INTO node({_NODE}) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _INSERT_NODE,
             (
                 node.ino, node.mode, node.nlink, node.uid, node.gid, node.rdev, node.size, node.atime_ns,
                 node.mtime_ns, node.ctime_ns, node.target, node.cid, node.base_cid, node.mid, node.known,
@@ -276,6 +281,20 @@ class Index:
         )  # fmt: skip
         self._touched.append((node, False))
         return self._keep(node)
+
+    def insert_many(
+        self,
+        nodes: Sequence[tuple[object, ...]],
+        dentries: Sequence[tuple[object, ...]],
+        objects: Sequence[tuple[object, ...]],
+    ) -> None:
+        """Rows of the three tables, in the order of their columns, that nobody holds as values yet."""
+        try:
+            self._db.executemany(_INSERT_NODE, nodes)
+            self._db.executemany(_INSERT_DENTRY, dentries)
+            self._db.executemany(_PUT_OBJECT, objects)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     def save(self, node: Node) -> None:
         self._touched.append((node, node.unsaved))
@@ -360,9 +379,13 @@ class Index:
     def drop_vacated(self, ino: int) -> None:
         self._execute("DELETE FROM vacated WHERE ino=?", (ino,))
 
+    def any_moving(self) -> bool:
+        """Whether any directory has moved and is still to be visited."""
+        return self._execute("SELECT 1 FROM node WHERE subtree=1 LIMIT 1").fetchone() is not None
+
     def moving(self, key: str) -> list[int]:
         """Directories that have moved, are still to be visited, and were listed from above this key."""
-        if self._execute("SELECT 1 FROM node WHERE subtree=1 LIMIT 1").fetchone() is None:
+        if not self.any_moving():
             return []
         prefixes = [key[: cut + 1] for cut, char in enumerate(key) if char == "/"]
         marks = ",".join("?" * len(prefixes))
@@ -414,6 +437,13 @@ class Index:
         get, keep = self.nodes.get, self._keep
         return [(Dentry(*row[:5]), get(row[3]) or keep(Node(row[5:]))) for row in rows]
 
+    def names_between(self, parent: int, first: bytes, last: bytes) -> set[bytes]:
+        """The names of a directory in [first, last]."""
+        rows = self._execute(
+            "SELECT name FROM dentry WHERE parent=? AND name>=? AND name<=?", (parent, first, last)
+        )
+        return {row[0] for row in rows}
+
     def has_children(self, parent: int) -> bool:
         return self._execute("SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (parent,)).fetchone() is not None
 
@@ -421,7 +451,7 @@ class Index:
         self, parent: int, name: bytes, ino: int, segment: str | None = None, place: int | None = None
     ) -> None:
         self._execute(
-            "INSERT INTO dentry(id, parent, name, ino, segment) VALUES(?,?,?,?,?)",
+            _INSERT_DENTRY,
             (self.new_id() if place is None else place, parent, name, ino, segment),
         )
 
@@ -453,10 +483,16 @@ class Index:
             )
         return [Known(*row) for row in rows.fetchall()]
 
+    def bases_between(self, prefix: str, first: str, last: str) -> set[str]:
+        """The last segments in [first, last] of objects that are direct members of a prefix."""
+        rows = self._execute(
+            "SELECT base FROM object WHERE dir=? AND base>=? AND base<=?", (prefix, first, last)
+        )
+        return {row[0] for row in rows}
+
     def put_object(self, known: Known) -> None:
         self._execute(
-            "INSERT OR REPLACE INTO object(dir, base, etag, size, mtime_ns, cid, mid, stale)"
-            " VALUES(?,?,?,?,?,?,?,?)",
+            _PUT_OBJECT,
             (
                 *split_key(known.key), known.etag, known.size, known.mtime_ns, known.cid, known.mid,
                 known.stale,

@@ -24,6 +24,7 @@ import trio
 from mountstore.aio import AsyncStore
 from mountstore.errors import StoreError
 from mountstore.store import ObjectInfo, Page
+from mountstore.vfs.arrivals import adopt_plain
 from mountstore.vfs.attrs import attrs_of
 from mountstore.vfs.content import BusyKeys
 from mountstore.vfs.index import Index
@@ -92,6 +93,7 @@ class Listing:
         if not capabilities.metadata:
             self._asks = False
         self._began_ns = time.time_ns()
+        self._options = options
         self._busy = busy
         self._flights: dict[int, Flight] = {}
         self._clock = 0
@@ -330,7 +332,14 @@ class Listing:
             for key in page.prefixes:
                 if key not in ghosts and not self._doubtful(node, key, clock):
                     self._found_prefix(node, key, answers)
-            for info in page.objects:
+            found = [info for info in page.objects if info.key not in answers and info.key != prefix]
+            if lower is not None and len(found) == len(page.objects):
+                found = adopt_plain(
+                    self._index, self._options, node, prefix, found, lambda key: self._is_ours(key, clock)
+                )
+            else:
+                found = page.objects
+            for info in found:
                 if not self._doubtful(node, info.key, clock):
                     self._found_object(node, prefix, info, answers)
             for key in missing:
@@ -342,7 +351,11 @@ class Listing:
                         self._lost_object(node, known[key])
 
     def _doubtful(self, folder: Node, key: str, clock: int) -> bool:
-        return key in self._busy or self._touched.get(key, 0) > clock or self._tree.is_held(key, folder.ino)
+        return self._is_ours(key, clock) or self._tree.is_held(key, folder.ino)
+
+    def _is_ours(self, key: str, clock: int) -> bool:
+        """Whether a request of our own may be newer than what a listing tells of this key."""
+        return key in self._busy or self._touched.get(key, 0) > clock
 
     async def _is_ghost(self, key: str) -> bool:
         """Whether a prefix below which we have deleted a moment ago is told of by an old listing alone."""

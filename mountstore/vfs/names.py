@@ -28,6 +28,8 @@ _WHOLE = re.compile(r"%((?:\(25\))*)\((|\.|\.\.)\)")
 _TOKEN = re.compile(r"%((?:\(25\))*)\((00\)|(?:file|long-[0-9a-f]{16})\)\Z)")
 _BYTE = re.compile(r"%((?:\(25\))*)\(([89a-f][0-9a-f])\)")
 _CLASH = "%(file)"
+CLASH = _CLASH.encode()
+"""What the name of a file ends in that stands beside a directory of its name."""
 
 
 def name_of_segment(segment: str, *, clash: bool = False) -> bytes:
@@ -39,7 +41,7 @@ def name_of_segment(segment: str, *, clash: bool = False) -> bytes:
     else:
         name = segment.encode()
     if clash:
-        name += _CLASH.encode()
+        name += CLASH
     return name if len(name) <= NAME_MAX else _hashed(name)
 
 
