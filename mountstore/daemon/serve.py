@@ -48,6 +48,7 @@ OPEN_TIMEOUT_S = 15.0
 _FIRST_ANSWER_S = 15.0
 _LOCK_WAIT_S = 10.0
 _HARD_STOP_S = 10.0
+_SETTLE_S = 20.0
 
 
 def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> int:
@@ -286,7 +287,8 @@ class Mount:
                     with self._draining:
                         await vfs.drain()
                 self._ended.set()
-                await service.settle(2)
+                # The kernel may take seconds to forget a million names before umount(8) returns.
+                await service.settle(_SETTLE_S)
                 nursery.cancel_scope.cancel()
         finally:
             # Last, because vfs tells the kernel of changes as long as it runs.
