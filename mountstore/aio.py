@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import BinaryIO, ParamSpec, Self, TypeVar
 
@@ -67,6 +67,30 @@ class AsyncStore:
     ) -> ObjectInfo:
         return await self._write(
             self.store.put, key, data, metadata=metadata, if_match=if_match, if_absent=if_absent
+        )
+
+    async def put_changes(
+        self,
+        key: str,
+        data: BinaryIO,
+        changed: Sequence[tuple[int, int]],
+        *,
+        source: str,
+        source_etag: str,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        return await self._write(
+            self.store.put_changes,
+            key,
+            data,
+            changed,
+            source=source,
+            source_etag=source_etag,
+            metadata=metadata,
+            if_match=if_match,
+            if_absent=if_absent,
         )
 
     async def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:

@@ -13,7 +13,7 @@ raise `AccessDenied`, `Unavailable` and `Corrupted` beside what it names.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -181,6 +181,27 @@ class ObjectStore(ABC):
             raise PreconditionFailed(f"{source!r} has changed", key=source)
         data = self.get(source, if_match=info.etag if self.capabilities.conditional_get else None)
         return self.put(target, data, metadata=info.metadata if metadata is None else metadata)
+
+    def put_changes(
+        self,
+        key: str,
+        data: BinaryIO,
+        changed: Sequence[tuple[int, int]],
+        *,
+        source: str,
+        source_etag: str,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """As `put`, for content that is that of another object but for some ranges.
+
+        Outside of `changed` ([start, stop) each, ascending, apart), `data` is what the version `source_etag`
+        of `source` (perhaps `key` itself) has at the same positions; beyond its end all is changed. A store
+        that can have the server copy what is the same sends the rest alone. Raises, beside what `put`
+        raises, PreconditionFailed with the source's key if that is another version by now.
+        """
+        return self.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
 
     def rename(self, source: str, target: str, *, if_match: str | None = None) -> ObjectInfo:
         """Move an object with its metadata, replacing `target`; a crash leaves it at one or both keys."""

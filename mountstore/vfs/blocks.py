@@ -111,14 +111,19 @@ class BlockCache:
             # Copied apart, so that evicting one block gives its memory back.
             blocks = [bytes(data[i * BLOCK : (i + 1) * BLOCK]) for i in range(len(numbers))]
             for number, block in zip(numbers, blocks, strict=True):
-                self._keep(cid, number, block)
+                self.keep(cid, number, block)
             return blocks
         finally:
             for number in numbers:
                 del self._flights[cid, number]
             flight.set()
 
-    def _keep(self, cid: int, number: int, block: bytes) -> None:
+    def of(self, cid: int) -> list[tuple[int, bytes]]:
+        """The blocks of a content that are here, by number."""
+        return [(number, block) for (owner, number), block in self._blocks.items() if owner == cid]
+
+    def keep(self, cid: int, number: int, block: bytes) -> None:
+        """Remember a block that is known anyway."""
         old = self._blocks.pop((cid, number), b"")
         self._blocks[cid, number] = block
         self._size += len(block) - len(old)
@@ -134,7 +139,7 @@ class BlockCache:
     def put(self, cid: int, content: bytes) -> None:
         """Remember a whole small content that is known anyway (at most one block)."""
         if 0 < len(content) <= BLOCK:
-            self._keep(cid, 0, content)
+            self.keep(cid, 0, content)
 
     def ahead(self, cid: int, stop: int, window: int, size: int) -> None:
         """Have the blocks behind `stop` come, in parallel requests."""

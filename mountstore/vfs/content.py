@@ -416,12 +416,29 @@ class Content:
             pieces = Stack(gone).plan(0, snapshot.size, snapshot.base_size)
             if not any(piece.base for piece in pieces):
                 self.blocks.put(snapshot.cid, b"".join(_staged(piece) for piece in pieces))
+        if snapshot.base_cid and snapshot.size > BLOCK:
+            self._carry_blocks(snapshot)
         stack.layers = [layer for layer in stack.layers if layer not in gone]
         stack.frozen = 0
         stack.version += 1
         node.base_cid = snapshot.cid
         self._index.drop_layers([layer.id for layer in gone])
         return gone
+
+    def _carry_blocks(self, snapshot: Snapshot) -> None:
+        """What is in memory of the content beneath is, but for the changes, of the new one too."""
+        stack = Stack(list(snapshot.layers))
+        for number, block in self.blocks.of(snapshot.base_cid):
+            start, stop = number * BLOCK, min((number + 1) * BLOCK, snapshot.size)
+            pieces = stack.plan(start, stop, snapshot.base_size) if start < stop else []
+            if any(piece.base and piece.stop - start > len(block) for piece in pieces):
+                continue
+            parts = [
+                block[piece.start - start : piece.stop - start] if piece.base else _staged(piece)
+                for piece in pieces
+            ]
+            if parts:
+                self.blocks.keep(snapshot.cid, number, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def body(self, snapshot: Snapshot, store: ObjectStore) -> Body:
         """The snapshot as what `put` takes; may be called, and is read, in a worker thread."""
@@ -456,6 +473,21 @@ class SnapshotFile(io.RawIOBase):
         self._objects = objects
         self._position = 0
         self._held: tuple[int, Data] = (0, b"")  # the last bytes of the base that were asked for
+
+    def changes(self) -> tuple[str, str, list[tuple[int, int]]] | None:
+        """(key, etag, changed ranges) of the object that has the rest of the content, if there is one."""
+        known = next(((key, etag) for key, etag in self._objects if etag is not None), None)
+        if known is None or not self._snapshot.base_size:
+            return None
+        changed: list[tuple[int, int]] = []
+        for piece in self._stack.plan(0, self._snapshot.size, self._snapshot.base_size):
+            if piece.base:
+                continue
+            if changed and changed[-1][1] == piece.start:
+                changed[-1] = changed[-1][0], piece.stop
+            else:
+                changed.append((piece.start, piece.stop))
+        return *known, changed
 
     def readable(self) -> bool:
         return True

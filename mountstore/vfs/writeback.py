@@ -12,13 +12,14 @@ import socket
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import BinaryIO, cast
 
 from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.clearing import Blocked, Clearing
-from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot, Stale
+from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot, SnapshotFile, Stale
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
@@ -190,10 +191,10 @@ class Writeback:
         try:
             if not self._capabilities.conditional_put:
                 await self._answers.look_first(key, etag)
-                return await self._store.put(key, body, metadata=metadata)
+                return await self._send(key, body, metadata)
             if etag is not None:
-                return await self._store.put(key, body, metadata=metadata, if_match=etag)
-            return await self._store.put(key, body, metadata=metadata, if_absent=True)
+                return await self._send(key, body, metadata, if_match=etag)
+            return await self._send(key, body, metadata, if_absent=True)
         except (PreconditionFailed, NotFound):
             info = await self._answers.head(key)
             if info is None:
@@ -202,10 +203,40 @@ class Writeback:
                     self._index.drop_object(key)
                 if not isinstance(body, bytes | bytearray | memoryview):
                     body.seek(0)
-                return await self._store.put(key, body, metadata=metadata, if_absent=True)
+                return await self._send(key, body, metadata, if_absent=True)
             if self._answers.is_ours(info, intent):
                 return info
             raise PreconditionFailed(f"{key!r} was changed by somebody else", key=key) from None
+
+    async def _send(
+        self,
+        key: str,
+        body: Body,
+        metadata: dict[str, str],
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        file = cast(object, body)
+        changes = file.changes() if isinstance(file, SnapshotFile) else None
+        if changes is None:
+            return await self._store.put(key, body, metadata=metadata, if_match=if_match, if_absent=if_absent)
+        source, source_etag, changed = changes
+        try:
+            return await self._store.put_changes(
+                key,
+                cast(BinaryIO, body),
+                changed,
+                source=source,
+                source_etag=source_etag,
+                metadata=metadata,
+                if_match=if_match,
+                if_absent=if_absent,
+            )
+        except PreconditionFailed as error:
+            if error.key == source and source != key:
+                raise Stale(f"object {source!r}") from error
+            raise
 
     def _record(self, intent: Intent, info: ObjectInfo, node: Node | None, snapshot: Snapshot | None) -> None:
         """The store has what was intended."""

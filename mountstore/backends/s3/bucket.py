@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from mountstore.backends.s3 import listing, multipart, objects
@@ -227,6 +227,61 @@ class BucketStore(BucketCore):
         if info is None or (info.size, info.metadata, info.etag) != (size, dict(kept), etag):
             raise PreconditionFailed(f"{key!r} is not what was expected: somebody else was first", key=key)
         return info.etag or ""
+
+    def put_changes(
+        self,
+        key: str,
+        data: BinaryIO,
+        changed: Sequence[tuple[int, int]],
+        *,
+        source: str,
+        source_etag: str,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """As in the contract; the server copies what is the same, in whole parts, if that is most of it."""
+        check_conditions(key, if_match, if_absent)
+        begin = data.tell()
+        content = multipart.Source(data)
+        step = multipart.part_size(content.size, self._part_bytes)
+        pieces = multipart.plan_changes(content.size, changed, step, self._copy_part_bytes)
+        sent = sum(piece.stop - piece.start for piece in pieces if not piece.copied)
+        conditional = if_absent or if_match is not None
+        if 2 * sent > content.size or (conditional and not self.probe().conditional_put):
+            return self.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
+        whole, kept = self._to_write(key), self._checked(key, metadata)
+        conditions = {"if-match": if_match} if if_match is not None else {}
+        if if_absent:
+            conditions = {"if-none-match": "*"}
+        if conditions and not self.probe().conditional_complete:
+            self._look_first(key, conditions)
+        try:
+            done = multipart.upload_changes(
+                self._wire,
+                self._pool,
+                self._to_read(source),
+                source_etag,
+                whole,
+                key,
+                content,
+                pieces,
+                objects.metadata_headers(kept),
+                conditions,
+                signed_bodies=self._signed_bodies,
+            )
+        except multipart.CopyRefused as error:
+            # Servers tell in more than one way that it is not the version that was meant.
+            if not self.exists(source) or self.head(source).etag != source_etag:
+                raise PreconditionFailed(f"{source!r} has changed", key=source) from error
+            data.seek(begin)
+            return self.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
+        except NotFound as error:
+            if if_match is None:
+                raise
+            raise PreconditionFailed(f"{key!r} is not there any more", key=key) from error
+        etag = self._ours(key, content.size, kept, done.etag) if isinstance(done, multipart.Lost) else done
+        return ObjectInfo(key, content.size, time.time_ns(), quoted_etag(etag), kept)
 
     # -- deleting ---------------------------------------------------------------------------------
 

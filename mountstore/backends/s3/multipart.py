@@ -11,7 +11,7 @@ import base64
 import hashlib
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from mountstore.backends.s3 import sign
 from mountstore.backends.s3.faults import NoSuchUpload, PreconditionAfterRetry
 from mountstore.backends.s3.listing import quoted_etag
 from mountstore.backends.s3.wire import Wire
-from mountstore.errors import Corrupted, StoreError
+from mountstore.errors import AccessDenied, Corrupted, StoreError, Unavailable
 from mountstore.store import Data
 
 MAX_PARTS = 10_000
@@ -42,6 +42,19 @@ class Lost:
     """The upload ended, and whether by us is not known: the object would have this etag."""
 
     etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part to be made: sent, or copied by the server from the same range of another object."""
+
+    start: int
+    stop: int
+    copied: bool
+
+
+class CopyRefused(Exception):
+    """The server did not copy a part: most likely the object is another version by now, or gone."""
 
 
 class Source:
@@ -78,6 +91,26 @@ def crc32_text(data: Data) -> str:
     return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
 
 
+def plan_changes(size: int, changed: Sequence[tuple[int, int]], step: int, copy_step: int) -> list[Piece]:
+    """The parts of an upload: `step` bytes each around what is changed, and up to `copy_step` of the rest.
+
+    All but the last have at least `step` bytes, as S3 wants of parts.
+    """
+    pieces: list[Piece] = []
+    ranges = iter([*changed, (size, size)])
+    low, high = next(ranges)
+    for start, stop in cut(size, step):
+        while high <= start and low < size:
+            low, high = next(ranges)
+        same = low >= stop
+        last = pieces[-1] if pieces else None
+        if same and last is not None and last.copied and stop - last.start <= copy_step:
+            pieces[-1] = Piece(last.start, stop, True)
+        else:
+            pieces.append(Piece(start, stop, same))
+    return pieces
+
+
 def part_size(size: int, part_bytes: int) -> int:
     """`part_bytes`, or as much more as keeps the number of parts within the limit."""
     return max(part_bytes, -(-size // MAX_PARTS))
@@ -100,23 +133,44 @@ def upload(
     step = part_size(source.size, part_bytes)
 
     def send(upload_id: str, number: int, start: int, stop: int) -> Part:
-        data = source.read(start, stop)
-        crc32 = crc32_text(data) if checksums else None
-        reply = wire.request(
-            "PUT",
-            "PUT",
-            whole,
-            query=[("partNumber", str(number)), ("uploadId", upload_id)],
-            headers={"x-amz-checksum-crc32": crc32} if crc32 else {},
-            body=data,
-            payload_sha256=hashlib.sha256(data).hexdigest() if signed_bodies else sign.UNSIGNED,
-            shown_key=key,
-        )
-        return Part(number, reply.headers["etag"], crc32)
+        return _send_part(wire, whole, key, source, upload_id, number, start, stop, signed_bodies, checksums)
 
     algorithm = {"x-amz-checksum-algorithm": "CRC32"} if checksums else {}
     begin = {**headers, **algorithm}
-    return _in_parts(wire, pool, whole, key, source.size, step, begin, conditions, send)
+    return _in_parts(wire, pool, whole, key, cut(source.size, step), begin, conditions, send)
+
+
+def upload_changes(
+    wire: Wire,
+    pool: Executor,
+    origin: str,
+    origin_etag: str,
+    whole: str,
+    key: str,
+    source: Source,
+    pieces: Sequence[Piece],
+    headers: Mapping[str, str],
+    conditions: Mapping[str, str],
+    *,
+    signed_bodies: bool,
+) -> str | Lost:
+    """Put `source` in these parts, of which the server copies some from the object `origin` (a whole key).
+
+    Without checksums: the server has none of the parts that it copies. Raises CopyRefused.
+    """
+
+    def send(upload_id: str, number: int, start: int, stop: int) -> Part:
+        if pieces[number - 1].copied:
+            try:
+                return _copy_part(wire, origin, origin_etag, whole, key, upload_id, number, start, stop)
+            except (Unavailable, AccessDenied):
+                raise
+            except StoreError as error:
+                raise CopyRefused(str(error)) from error
+        return _send_part(wire, whole, key, source, upload_id, number, start, stop, signed_bodies, False)
+
+    ranges = [(piece.start, piece.stop) for piece in pieces]
+    return _in_parts(wire, pool, whole, key, ranges, headers, conditions, send)
 
 
 def copy(
@@ -131,24 +185,69 @@ def copy(
     headers: Mapping[str, str],
 ) -> str | Lost:
     """Have the server copy an object of `size` bytes in parts; `source` is a whole key."""
-    origin = f"/{wire.account.bucket}/{sign.quote_key(source)}"
 
     def send(upload_id: str, number: int, start: int, stop: int) -> Part:
-        reply = wire.request(
-            "COPY",
-            "PUT",
-            whole,
-            query=[("partNumber", str(number)), ("uploadId", upload_id)],
-            headers={
-                "x-amz-copy-source": origin,
-                "x-amz-copy-source-range": f"bytes={start}-{stop - 1}",
-                "x-amz-copy-source-if-match": source_etag,
-            },
-            shown_key=key,
-        )
-        return Part(number, _text(reply.body, "ETag"), None)
+        return _copy_part(wire, source, source_etag, whole, key, upload_id, number, start, stop)
 
-    return _in_parts(wire, pool, whole, key, size, part_size(size, part_bytes), headers, {}, send)
+    return _in_parts(wire, pool, whole, key, cut(size, part_size(size, part_bytes)), headers, {}, send)
+
+
+def cut(size: int, step: int) -> list[tuple[int, int]]:
+    """Ranges of `step` bytes, the last perhaps shorter, that make up `size`."""
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _send_part(
+    wire: Wire,
+    whole: str,
+    key: str,
+    source: Source,
+    upload_id: str,
+    number: int,
+    start: int,
+    stop: int,
+    signed_bodies: bool,
+    checksums: bool,
+) -> Part:
+    data = source.read(start, stop)
+    crc32 = crc32_text(data) if checksums else None
+    reply = wire.request(
+        "PUT",
+        "PUT",
+        whole,
+        query=[("partNumber", str(number)), ("uploadId", upload_id)],
+        headers={"x-amz-checksum-crc32": crc32} if crc32 else {},
+        body=data,
+        payload_sha256=hashlib.sha256(data).hexdigest() if signed_bodies else sign.UNSIGNED,
+        shown_key=key,
+    )
+    return Part(number, reply.headers["etag"], crc32)
+
+
+def _copy_part(
+    wire: Wire,
+    source: str,
+    source_etag: str,
+    whole: str,
+    key: str,
+    upload_id: str,
+    number: int,
+    start: int,
+    stop: int,
+) -> Part:
+    reply = wire.request(
+        "COPY",
+        "PUT",
+        whole,
+        query=[("partNumber", str(number)), ("uploadId", upload_id)],
+        headers={
+            "x-amz-copy-source": f"/{wire.account.bucket}/{sign.quote_key(source)}",
+            "x-amz-copy-source-range": f"bytes={start}-{stop - 1}",
+            "x-amz-copy-source-if-match": source_etag,
+        },
+        shown_key=key,
+    )
+    return Part(number, _text(reply.body, "ETag"), None)
 
 
 def _in_parts(
@@ -156,8 +255,7 @@ def _in_parts(
     pool: Executor,
     whole: str,
     key: str,
-    size: int,
-    step: int,
+    ranges: Sequence[tuple[int, int]],
     headers: Mapping[str, str],
     conditions: Mapping[str, str],
     send: Callable[[str, int, int, int], Part],
@@ -166,8 +264,8 @@ def _in_parts(
     upload_id = _text(begun.body, "UploadId")
     futures: list[Future[Part]] = []
     try:
-        for number, start in enumerate(range(0, size, step), 1):
-            futures.append(pool.submit(send, upload_id, number, start, min(start + step, size)))
+        for number, (start, stop) in enumerate(ranges, 1):
+            futures.append(pool.submit(send, upload_id, number, start, stop))
         wait(futures, return_when=FIRST_EXCEPTION)
         parts = [future.result() for future in futures if future.done()]
         return _complete(wire, whole, key, upload_id, parts, conditions)
