@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from mountstore.errors import Unavailable
-from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page
+from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, Upload
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,6 +92,9 @@ class AsyncStore:
             if_match=if_match,
             if_absent=if_absent,
         )
+
+    async def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> AsyncUpload:
+        return AsyncUpload(self, await self._write(self.store.start_upload, key, metadata=metadata))
 
     async def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
         await self._write(self.store.delete, key, missing_ok=missing_ok, if_match=if_match)
@@ -190,6 +193,25 @@ class AsyncStore:
             self._idle.wait_for(lambda: not self._under_way)
             self._closed = True
         self.store.close()
+
+
+class AsyncUpload:
+    """An `Upload`, awaited; its calls count among those of its store."""
+
+    def __init__(self, store: AsyncStore, upload: Upload) -> None:
+        self._store = store
+        self._upload = upload
+        self.part_bytes = upload.part_bytes
+
+    async def put_part(self, number: int, read: Callable[[], Data]) -> None:
+        """Send what `read` gives; it is called in the thread that sends it."""
+        await self._store._write(lambda: self._upload.put_part(number, read()))
+
+    async def finish(self, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        return await self._store._write(self._upload.finish, if_match=if_match, if_absent=if_absent)
+
+    async def abort(self) -> None:
+        await self._store._write(self._upload.abort)
 
 
 # Classes, not async generators: those, left half way, are finished late and with a warning by trio.

@@ -69,12 +69,36 @@ class Capabilities:
     conditional_get: bool = True  # if_match of get
     conditional_delete: bool = True
     server_copy: bool = False  # copy does not move the bytes through this process
+    uploads: bool = False  # start_upload sends an object while it is being made
     atomic_rename: bool = False  # rename is one step, not copy and delete
     local: bool = False  # answers in microseconds, without a network
     max_key_bytes: int | None = None
     max_segment_bytes: int | None = None  # longest run between two slashes
     max_metadata_bytes: int | None = 2048  # keys and values added up (S3's limit)
     concurrency: int = 16  # calls worth having under way at once
+
+
+class Upload(ABC):
+    """An object that is sent while it is being made; nobody sees anything of it before `finish`."""
+
+    part_bytes: int
+    """The size of every part but the last."""
+
+    @abstractmethod
+    def put_part(self, number: int, data: Data) -> None:
+        """Send part `number` (from 1 on, in any order, several at once from threads); a later one of the
+        same number takes its place."""
+
+    @abstractmethod
+    def finish(self, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        """Make the parts, in the order of their numbers, the object, as `put` does with its conditions.
+
+        Whatever is raised, the upload is over.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Forget the parts, if the upload is not over."""
 
 
 class ObjectStore(ABC):
@@ -202,6 +226,10 @@ class ObjectStore(ABC):
         raises, PreconditionFailed with the source's key if that is another version by now.
         """
         return self.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
+
+    def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+        """Begin to put an object whose end is not known yet. Raises Unsupported unless `uploads`."""
+        raise Unsupported("this store takes objects whole", key=key)
 
     def rename(self, source: str, target: str, *, if_match: str | None = None) -> ObjectInfo:
         """Move an object with its metadata, replacing `target`; a crash leaves it at one or both keys."""

@@ -29,6 +29,7 @@ from mountstore.vfs.reconcile import Reconciler
 from mountstore.vfs.rows import ROOT_INO, Node
 from mountstore.vfs.staging import Layer, Staging
 from mountstore.vfs.status import Pending, Status
+from mountstore.vfs.streams import Streams
 from mountstore.vfs.tree import Tree, fail
 from mountstore.vfs.writeback import Writeback
 
@@ -93,6 +94,7 @@ class Assembly:
         self._clearing = Clearing(
             self._index, self._tree, self._content, self._listing, self._store, self._busy, self._answers
         )
+        self._streams = Streams(self._index, self._tree, self._content, self._store, self._answers)
         self._writeback = Writeback(
             self._index,
             self._tree,
@@ -103,6 +105,7 @@ class Assembly:
             self._busy,
             self._answers,
             self._clearing,
+            self._streams,
         )
         folders = Folders(
             self._index, self._tree, self._listing, self._store, self._busy, self._answers, self._clearing
@@ -166,6 +169,7 @@ class Assembly:
         async with trio.open_nursery() as nursery:
             self._listing.nursery = nursery
             self._content.blocks.nursery = nursery
+            self._streams.nursery = nursery
             nursery.start_soon(self._reconciler.run)
             nursery.start_soon(self._save_often)
             nursery.start_soon(self._sync_often)
@@ -276,6 +280,7 @@ class Assembly:
             gone = [] if node.is_dir else self._tree.forget_content(node)
             self._index.drop_node(node)
         failpoint("purge-recorded")
+        self._streams.removed(node)
         self._content.remove(gone)
         self._unsaved.discard(node)
         self._gone.discard(node.ino)
@@ -306,6 +311,7 @@ class Assembly:
                 with self._index.transaction():
                     gone = self._tree.forget_content(node)
                     self._index.save(node)
+                self._streams.removed(node)
                 self._content.remove(gone)
                 self._removed(node)
             return

@@ -24,6 +24,7 @@ class VfsOptions:
     upload_delay_s: float = 1.0  # how long a closed file waits for its final name and attributes
     attrs: Attrs = "auto"  # whether listing asks for stored attributes, see listing.py
     room_timeout_s: float = 60.0  # how long a writer waits for uploads to make room in the journal
+    stream_bytes: int = 32 << 20  # from this size on a new file is sent while it is being written
     journal_size: int = 0  # most bytes of staged data; 0: what the disk has
 
     @property

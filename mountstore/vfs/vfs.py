@@ -366,6 +366,8 @@ class Vfs(Assembly):
         if node.base_cid and node.size <= _WHOLE and (offset or len(data) < node.size):
             await self._take_whole(node)
         self._content.write(node, offset, data)
+        if node.size >= self.options.stream_bytes:
+            self._streams.written(node, offset, len(data))
         self._tree.changed_content(node)
         if not node.unsaved:
             node.unsaved = True

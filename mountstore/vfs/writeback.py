@@ -26,6 +26,7 @@ from mountstore.vfs.listing import Listing
 from mountstore.vfs.names import NAME_MAX
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.rows import Dentry, Intent, Known, Node
+from mountstore.vfs.streams import Stream, Streams
 from mountstore.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class Writeback:
         busy: BusyKeys,
         answers: Answers,
         clearing: Clearing,
+        streams: Streams,
     ) -> None:
+        self._streams = streams
         self._index = index
         self._tree = tree
         self._content = content
@@ -109,6 +112,7 @@ class Writeback:
 
     async def _upload(self, node: Node, dentry: Dentry, key: str) -> None:
         known = self._index.object(key)
+        stream = None
         metadata = self._answers.metadata(node)
         if node.target is not None:
             snapshot = Snapshot(node.ino, node.cid, node.size, 0, 0, ())
@@ -117,15 +121,22 @@ class Writeback:
             snapshot = self._content.freeze(node)
             body = self._content.body(snapshot, self._store.store)
         mid = node.mid
-        intent = Intent(key, json.dumps(metadata), snapshot.size, snapshot.cid, mid, "put", node.ino)
         self._busy.take(key)
         self._uploading.add(node.ino)
         try:
+            stream = await self._streams.take(node, key, snapshot)
+            if stream is not None:
+                metadata, mid = stream.metadata, stream.mid
+            intent = Intent(key, json.dumps(metadata), snapshot.size, snapshot.cid, mid, "put", node.ino)
             with self._index.transaction():
                 self._index.put_intent(intent)
+                if stream is not None:
+                    # Its object will carry the times of when its upload began: those of now are due then.
+                    node.mid = self._index.new_id()
+                    self._index.save(node)
             failpoint("put-intended")
             await self._content.hold(snapshot.base_cid)
-            info = await self._put(key, body, metadata, known, intent)
+            info = await self._put(key, body, metadata, known, intent, stream, snapshot)
             failpoint("put-landed")
         except PreconditionFailed:
             self._thaw(node, snapshot)
@@ -141,7 +152,10 @@ class Writeback:
             self._record(intent, info, node, snapshot)
             self.uploaded_count += 1
             self.uploaded_bytes += snapshot.size
+            stream = None
         finally:
+            if stream is not None:
+                await self._streams.drop(stream)
             self._uploading.discard(node.ino)
             self._busy.give(key)
 
@@ -184,14 +198,25 @@ class Writeback:
             self._content.remove(gone)
 
     async def _put(
-        self, key: str, body: Body, metadata: dict[str, str], known: Known | None, intent: Intent
+        self,
+        key: str,
+        body: Body,
+        metadata: dict[str, str],
+        known: Known | None,
+        intent: Intent,
+        stream: Stream | None,
+        snapshot: Snapshot,
     ) -> ObjectInfo:
         """Put under the condition that the store holds what we know it holds."""
         etag = known.etag if known is not None else None
         try:
             if not self._capabilities.conditional_put:
                 await self._answers.look_first(key, etag)
+                if stream is not None:
+                    return await self._streams.finish(stream, snapshot, None, False)
                 return await self._send(key, body, metadata)
+            if stream is not None:
+                return await self._streams.finish(stream, snapshot, etag, etag is None)
             if etag is not None:
                 return await self._send(key, body, metadata, if_match=etag)
             return await self._send(key, body, metadata, if_absent=True)

@@ -105,3 +105,15 @@ def test_odd_keys_are_still_odd() -> None:
     """The sets above leave out no more than they mean to."""
     assert {key for key in ODD_KEYS if odd_segments(key)} >= {"a//b", "/abs", "../x", ".", "x/."}
     assert not odd_segments("dir/")
+
+
+@pytest.mark.parametrize("server_name", ["versitygw", "minio"])
+def test_a_marker_at_the_prefix_is_no_key(server_name: str, request: pytest.FixtureRequest) -> None:
+    server: S3Server = request.getfixturevalue(server_name)
+    bucket = server.new_bucket()
+    client = server.client()
+    client.put_object(Bucket=bucket, Key="some/path/", Body=b"")
+    client.put_object(Bucket=bucket, Key="some/path/x", Body=b"x")
+    with make_store(server, bucket, "some/path/") as store:
+        for limit in (1, 2, 1000):
+            assert [info.key for page in store.pages(limit=limit) for info in page.objects] == ["x"]

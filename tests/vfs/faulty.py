@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Literal
 
 from mountstore.errors import Unavailable, Unsupported
-from mountstore.store import Data, ObjectInfo, ObjectStore, Page
+from mountstore.store import Data, ObjectInfo, ObjectStore, Page, Upload
 
 Kind = Literal["fail", "lose", "gate", "after"]
 _GATE_S = 30.0
@@ -40,14 +40,43 @@ class Fault:
         self.opened.set()
 
 
+class Parts(Upload):
+    """An upload in small parts."""
+
+    part_bytes = 1 << 16
+
+    def __init__(self, store: FaultyStore, key: str, metadata: Mapping[str, str] | None) -> None:
+        self._store = store
+        self._key = key
+        self._metadata = metadata
+        self._parts: dict[int, bytes] = {}
+        store.open_uploads.add(self)
+
+    def put_part(self, number: int, data: Data) -> None:
+        fault = self._store._enter("put_part", self._key)
+        self._parts[number] = bytes(data)
+        self._store._leave(fault)
+
+    def finish(self, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        self._store.open_uploads.discard(self)
+        whole = b"".join(self._parts[number] for number in sorted(self._parts))
+        return self._store.put(
+            self._key, whole, metadata=self._metadata, if_match=if_match, if_absent=if_absent
+        )
+
+    def abort(self) -> None:
+        self._store.open_uploads.discard(self)
+
+
 class FaultyStore(ObjectStore):
     """See the module."""
 
     def __init__(self, inner: ObjectStore, *, lacking: Iterable[str] = ()) -> None:
         self.inner = inner
-        self.capabilities = replace(inner.capabilities, **dict.fromkeys(lacking, False))
+        self.capabilities = replace(inner.capabilities, uploads=True, **dict.fromkeys(lacking, False))
         self.calls: list[tuple[str, str]] = []
         self.requests: Counter[str] = Counter()
+        self.open_uploads: set[Upload] = set()
         self.faults: list[Fault] = []
         self.down = False
         self.dead = False
@@ -173,6 +202,11 @@ class FaultyStore(ObjectStore):
         info = self.inner.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
         self._leave(fault)
         return self._shown(info)
+
+    def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+        self._refuse("metadata", metadata)
+        self._leave(self._enter("start_upload", key))
+        return Parts(self, key, metadata)
 
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
         self._refuse("conditional_delete", if_match)

@@ -13,6 +13,7 @@ from mountstore.backends.s3.core import BucketCore
 from mountstore.backends.s3.faults import PreconditionAfterRetry
 from mountstore.backends.s3.keys import Shape, check_key, exact_in_obstore, shapes
 from mountstore.backends.s3.listing import quoted_etag
+from mountstore.backends.s3.streamed import PartsUpload
 from mountstore.errors import (
     Corrupted,
     InvalidRange,
@@ -20,7 +21,7 @@ from mountstore.errors import (
     PreconditionFailed,
     Unsupported,
 )
-from mountstore.store import Data, ObjectInfo, Page, check_conditions
+from mountstore.store import Data, ObjectInfo, Page, Upload, check_conditions
 
 MIB = 1 << 20
 _DAMAGED_TRIES = 5  # how often an object is asked for whose bytes come damaged
@@ -211,6 +212,7 @@ class BucketStore(BucketCore):
         return self._ours(key, source.size, kept, done.etag) if isinstance(done, multipart.Lost) else done
 
     def _look_first(self, key: str, conditions: Mapping[str, str]) -> None:
+        """Check the conditions of a request for a server that does not."""
         try:
             etag = self.head(key).etag
         except NotFound:
@@ -282,6 +284,22 @@ class BucketStore(BucketCore):
             raise PreconditionFailed(f"{key!r} is not there any more", key=key) from error
         etag = self._ours(key, content.size, kept, done.etag) if isinstance(done, multipart.Lost) else done
         return ObjectInfo(key, content.size, time.time_ns(), quoted_etag(etag), kept)
+
+    def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+        """As in the contract; what is not finished is aborted by `abort`."""
+        kept = self._checked(key, metadata)
+        known = self.probe()
+        return PartsUpload(
+            self._wire,
+            self._to_write(key),
+            key,
+            kept,
+            self._part_bytes,
+            signed=self._signed_bodies,
+            checksums=known.checksums,
+            look_first=None if known.conditional_complete else self._look_first,
+            ours=self._ours,
+        )
 
     # -- deleting ---------------------------------------------------------------------------------
 
@@ -381,7 +399,11 @@ class BucketStore(BucketCore):
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
         begin, behind = self.prefix + prefix, self.prefix + after if after else ""
-        return self._page(listing.page(self._wire, begin, delimiter, behind, max(1, limit)))
+        page = listing.page(self._wire, begin, delimiter, behind, max(1, limit))
+        if page.after == self.prefix != "":
+            # All that it holds is the empty key below ourselves, which is no key and no place to go on from.
+            page = listing.page(self._wire, begin, delimiter, self.prefix, max(1, limit))
+        return self._page(page)
 
     def pages(
         self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000

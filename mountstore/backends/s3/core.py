@@ -95,6 +95,7 @@ class BucketCore(ObjectStore):
             conditional_get=known.conditional_get,
             conditional_delete=known.conditional_delete,
             server_copy=True,
+            uploads=True,
             max_metadata_bytes=objects.MAX_METADATA_BYTES - (11 if known.names_count_whole else 0),
             max_key_bytes=MAX_KEY_BYTES - len(self.prefix.encode()),
             max_segment_bytes=255 if known.writable and Shape.LONG_SEGMENT in known.unheld else None,

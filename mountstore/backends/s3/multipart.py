@@ -133,11 +133,13 @@ def upload(
     step = part_size(source.size, part_bytes)
 
     def send(upload_id: str, number: int, start: int, stop: int) -> Part:
-        return _send_part(wire, whole, key, source, upload_id, number, start, stop, signed_bodies, checksums)
+        data = source.read(start, stop)
+        return send_part(wire, whole, key, data, upload_id, number, signed=signed_bodies, checksums=checksums)
 
     algorithm = {"x-amz-checksum-algorithm": "CRC32"} if checksums else {}
-    begin = {**headers, **algorithm}
-    return _in_parts(wire, pool, whole, key, cut(source.size, step), begin, conditions, send)
+    with_checksums = {**headers, **algorithm}
+    ranges = cut(source.size, step)
+    return _in_parts(wire, pool, whole, key, ranges, with_checksums, conditions, send)
 
 
 def upload_changes(
@@ -167,7 +169,8 @@ def upload_changes(
                 raise
             except StoreError as error:
                 raise CopyRefused(str(error)) from error
-        return _send_part(wire, whole, key, source, upload_id, number, start, stop, signed_bodies, False)
+        data = source.read(start, stop)
+        return send_part(wire, whole, key, data, upload_id, number, signed=signed_bodies, checksums=False)
 
     ranges = [(piece.start, piece.stop) for piece in pieces]
     return _in_parts(wire, pool, whole, key, ranges, headers, conditions, send)
@@ -197,19 +200,18 @@ def cut(size: int, step: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def _send_part(
+def send_part(
     wire: Wire,
     whole: str,
     key: str,
-    source: Source,
+    data: Data,
     upload_id: str,
     number: int,
-    start: int,
-    stop: int,
-    signed_bodies: bool,
+    *,
+    signed: bool,
     checksums: bool,
 ) -> Part:
-    data = source.read(start, stop)
+    """Send one part; a later one of the same number takes its place."""
     crc32 = crc32_text(data) if checksums else None
     reply = wire.request(
         "PUT",
@@ -218,7 +220,7 @@ def _send_part(
         query=[("partNumber", str(number)), ("uploadId", upload_id)],
         headers={"x-amz-checksum-crc32": crc32} if crc32 else {},
         body=data,
-        payload_sha256=hashlib.sha256(data).hexdigest() if signed_bodies else sign.UNSIGNED,
+        payload_sha256=hashlib.sha256(data).hexdigest() if signed else sign.UNSIGNED,
         shown_key=key,
     )
     return Part(number, reply.headers["etag"], crc32)
@@ -260,26 +262,32 @@ def _in_parts(
     conditions: Mapping[str, str],
     send: Callable[[str, int, int, int], Part],
 ) -> str | Lost:
-    begun = wire.request("POST", "POST", whole, query=[("uploads", "")], headers=headers, shown_key=key)
-    upload_id = _text(begun.body, "UploadId")
+    upload_id = begin(wire, whole, key, headers)
     futures: list[Future[Part]] = []
     try:
         for number, (start, stop) in enumerate(ranges, 1):
             futures.append(pool.submit(send, upload_id, number, start, stop))
         wait(futures, return_when=FIRST_EXCEPTION)
         parts = [future.result() for future in futures if future.done()]
-        return _complete(wire, whole, key, upload_id, parts, conditions)
+        return complete(wire, whole, key, upload_id, parts, conditions)
     except BaseException:
         for future in futures:
             future.cancel()
         wait(futures)
-        _abort(wire, whole, key, upload_id)
+        abort(wire, whole, key, upload_id)
         raise
 
 
-def _complete(
+def begin(wire: Wire, whole: str, key: str, headers: Mapping[str, str]) -> str:
+    """Begin an upload; its id."""
+    begun = wire.request("POST", "POST", whole, query=[("uploads", "")], headers=headers, shown_key=key)
+    return _text(begun.body, "UploadId")
+
+
+def complete(
     wire: Wire, whole: str, key: str, upload_id: str, parts: list[Part], conditions: Mapping[str, str]
 ) -> str | Lost:
+    """Make these parts the object; the new etag, or Lost."""
     listed = "".join(
         f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
         + (f"<ChecksumCRC32>{part.crc32}</ChecksumCRC32>" if part.crc32 else "")
@@ -306,12 +314,13 @@ def _complete(
         if expected is None:
             raise
         if isinstance(error, PreconditionAfterRetry):
-            _abort(wire, whole, key, upload_id)
+            abort(wire, whole, key, upload_id)
         return Lost(expected)
     return quoted_etag(_text(reply.body, "ETag"))
 
 
-def _abort(wire: Wire, whole: str, key: str, upload_id: str) -> None:
+def abort(wire: Wire, whole: str, key: str, upload_id: str) -> None:
+    """Have the server forget the parts of an upload; what cannot be done is logged."""
     try:
         wire.request("DELETE", "DELETE", whole, query=[("uploadId", upload_id)], shown_key=key)
     except NoSuchUpload:
