@@ -72,6 +72,7 @@ class Capabilities:
     uploads: bool = False  # start_upload sends an object while it is being made
     atomic_rename: bool = False  # rename is one step, not copy and delete
     local: bool = False  # answers in microseconds, without a network
+    whole_read_bytes: int = 0  # up to here, only an object that is read whole is compared with a checksum
     max_key_bytes: int | None = None
     max_segment_bytes: int | None = None  # longest run between two slashes
     max_metadata_bytes: int | None = 2048  # keys and values added up (S3's limit)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
-from mountstore.backends.s3 import listing, multipart, objects
+from mountstore.backends.s3 import etags, listing, multipart, objects
 from mountstore.backends.s3.bodies import RESERVED, Miss, user_metadata
 from mountstore.backends.s3.core import BucketCore
 from mountstore.backends.s3.faults import PreconditionAfterRetry
@@ -19,12 +20,14 @@ from mountstore.errors import (
     InvalidRange,
     NotFound,
     PreconditionFailed,
+    Unavailable,
     Unsupported,
 )
 from mountstore.store import Data, ObjectInfo, Page, Upload, check_conditions
 
-MIB = 1 << 20
 _DAMAGED_TRIES = 5  # how often an object is asked for whose bytes come damaged
+_SOURCE_TRIES = 4  # how often a copy begins anew because its source has changed
+_NO_BYTES = objects.md5_etag(b"")
 
 
 class BucketStore(BucketCore):
@@ -43,14 +46,23 @@ class BucketStore(BucketCore):
     millisecond; in the answer of a put it is this machine's clock. A conditional put whose answer was
     lost is not taken for a conflict: the object is looked at, and if it is what was being put, it is ours.
 
-    A whole object of up to `part_bytes` that was read is compared with its etag, where the probe found
-    that etags are MD5s. S3 tells no checksum of a range, so ranges rely on TLS or TCP. Where a server
-    does not honour conditions at the end of a multipart upload, the object is looked at just before.
+    An etag in an answer is believed if it is the one that the content makes (where the probe found that etags
+    are MD5s), else when the object, asked for once more, has it too: a request more a put elsewhere.
+
+    A whole object of up to `part_bytes` that was read is compared with its etag, where etags are MD5s. S3
+    tells no checksum of a range, so ranges rely on TLS or TCP. Where a server does not honour conditions at
+    the end of a multipart upload, the object is looked at just before.
     """
 
     # -- reading ----------------------------------------------------------------------------------
 
     def head(self, key: str) -> ObjectInfo:
+        info = self._head(key)
+        if info.size == 0 and info.etag != _NO_BYTES and self._md5_etags:
+            return etags.look(self._head, key, info.etag, _NO_BYTES) or info
+        return info
+
+    def _head(self, key: str) -> ObjectInfo:
         whole = self._to_read(key)
         if not exact_in_obstore(whole):
             return objects.head(self._wire, whole, key)
@@ -98,7 +110,7 @@ class BucketStore(BucketCore):
                 end = size if stop is None else min(stop, size)
                 if len(data) == end - start and result.range[0] == start:
                     view = memoryview(data)
-                    if start or end < size or self._is_intact(view, result.meta["e_tag"]):
+                    if start or end < size or self._is_intact(view, if_match or result.meta["e_tag"]):
                         return view
                 tries = 1
         try:
@@ -108,15 +120,15 @@ class BucketStore(BucketCore):
         except objects.Suspect as suspect:
             if suspect.encrypted:
                 return suspect.data[start:stop]
-            if self._profile is not None and self._profile.md5_etags:
+            if self._md5_etags:
                 raise suspect.error from None
             self._etags_are_md5 = False
             return suspect.data[start:stop]
 
     def _nothing(self, key: str, start: int, if_match: str | None) -> Data:
-        info = self.head(key)
-        if if_match is not None and info.etag != if_match:
-            raise PreconditionFailed(f"{key!r} has changed", key=key)
+        info = self._expect(key, if_match) if if_match is not None else self.head(key)
+        if info is None:
+            raise NotFound(key=key)
         if start > info.size:
             raise InvalidRange(f"{key!r} has {info.size} bytes, and {start} lies beyond", key=key)
         return b""
@@ -149,11 +161,9 @@ class BucketStore(BucketCore):
                 etag = self._put_parts(whole, key, source, kept, conditions)
             else:
                 body = source.read(0, source.size)
-                etag = self._put_body(whole, key, body, kept, conditions, if_match, if_absent)
-                md5_etags = self._profile is not None and self._profile.md5_etags
-                if md5_etags and len(body) <= MIB and not objects.matches(body, etag):
-                    # Damaged in the answer; taken as it is, it would look like somebody else's change.
-                    etag = self.head(key).etag or etag
+                told = self._put_body(whole, key, body, kept, conditions, if_match, if_absent)
+                expected = objects.md5_etag(body) if self._md5_etags else None
+                etag = self._settled(key, told, expected, source.size, kept)
         except NotFound as error:
             if if_match is None:
                 raise
@@ -178,13 +188,13 @@ class BucketStore(BucketCore):
                 tries = miss.tries
             else:
                 if etag:
-                    return etag
+                    return quoted_etag(etag)
         try:
             return objects.put(
                 self._wire, whole, key, body, kept, conditions, signed=self._signed_bodies, tries=tries
             )
         except PreconditionAfterRetry:
-            return self._ours(key, len(body), kept, objects.md5_etag(body))
+            return self._ours(key, multipart.Source(body), kept, objects.md5_etag(body))
 
     def _put_parts(
         self,
@@ -209,26 +219,7 @@ class BucketStore(BucketCore):
             signed_bodies=self._signed_bodies,
             checksums=known.checksums,
         )
-        return self._ours(key, source.size, kept, done.etag) if isinstance(done, multipart.Lost) else done
-
-    def _look_first(self, key: str, conditions: Mapping[str, str]) -> None:
-        """Check the conditions of a request for a server that does not."""
-        try:
-            etag = self.head(key).etag
-        except NotFound:
-            etag = None
-        if etag != conditions.get("if-match"):
-            raise PreconditionFailed(f"{key!r} is not what was expected: somebody else was first", key=key)
-
-    def _ours(self, key: str, size: int, kept: Mapping[str, str], etag: str | None) -> str:
-        """The etag, if the object is what an earlier try of ours would have made it."""
-        try:
-            info = self.head(key)
-        except NotFound:
-            info = None
-        if info is None or (info.size, info.metadata, info.etag) != (size, dict(kept), etag):
-            raise PreconditionFailed(f"{key!r} is not what was expected: somebody else was first", key=key)
-        return info.etag or ""
+        return self._ended(done, key, source.size, source, kept)
 
     def put_changes(
         self,
@@ -274,15 +265,15 @@ class BucketStore(BucketCore):
             )
         except multipart.CopyRefused as error:
             # Servers tell in more than one way that it is not the version that was meant.
-            if not self.exists(source) or self.head(source).etag != source_etag:
-                raise PreconditionFailed(f"{source!r} has changed", key=source) from error
+            if self._expect(source, source_etag) is None:
+                raise PreconditionFailed(f"{source!r} is not there any more", key=source) from error
             data.seek(begin)
             return self.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
         except NotFound as error:
             if if_match is None:
                 raise
             raise PreconditionFailed(f"{key!r} is not there any more", key=key) from error
-        etag = self._ours(key, content.size, kept, done.etag) if isinstance(done, multipart.Lost) else done
+        etag = self._ended(done, key, content.size, content, kept)
         return ObjectInfo(key, content.size, time.time_ns(), quoted_etag(etag), kept)
 
     def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
@@ -298,7 +289,7 @@ class BucketStore(BucketCore):
             signed=self._signed_bodies,
             checksums=known.checksums,
             look_first=None if known.conditional_complete else self._look_first,
-            ours=self._ours,
+            ended=self._ended,
         )
 
     # -- deleting ---------------------------------------------------------------------------------
@@ -311,9 +302,9 @@ class BucketStore(BucketCore):
         try:
             whole = self._to_read(key)
             if not missing_ok or if_match is not None:
-                info = self.head(key)
-                if if_match is not None and info.etag != if_match:
-                    raise PreconditionFailed(f"{key!r} has changed", key=key)
+                info = self._expect(key, if_match) if if_match is not None else self.head(key)
+                if info is None:
+                    raise NotFound(key=key)
             headers = {"if-match": if_match} if if_match is not None else {}
             self._wire.request("DELETE", "DELETE", whole, headers=headers, shown_key=key)
         except NotFound:
@@ -367,10 +358,28 @@ class BucketStore(BucketCore):
     def _copy(
         self, source: str, target: str, metadata: Mapping[str, str] | None, if_match: str | None
     ) -> tuple[ObjectInfo, ObjectInfo]:
+        tries = 0
+        while True:
+            try:
+                return self._copy_once(source, target, metadata, if_match)
+            except PreconditionFailed as error:
+                # It was changed, or its etag came damaged, between the look at it and the copy.
+                tries += 1
+                if if_match is not None:
+                    raise
+                if tries == _SOURCE_TRIES:
+                    message = f"{source!r} changes while it is copied: {error}"
+                    raise Unavailable(message, key=source) from error
+
+    def _copy_once(
+        self, source: str, target: str, metadata: Mapping[str, str] | None, if_match: str | None
+    ) -> tuple[ObjectInfo, ObjectInfo]:
         origin, whole = self._to_read(source), self._to_write(target)
         before, carried = objects.head_with_headers(self._wire, origin, source)
         if if_match is not None and before.etag != if_match:
-            raise PreconditionFailed(f"{source!r} has changed", key=source)
+            if self._expect(source, if_match) is None:
+                raise NotFound(key=source)
+            before = replace(before, etag=if_match)
         kept = self._checked(target, metadata) if metadata is not None else before.metadata or {}
         headers = {**carried, **objects.metadata_headers(kept)}
         if before.size > self._copy_threshold_bytes:
@@ -385,14 +394,16 @@ class BucketStore(BucketCore):
                 self._copy_part_bytes,
                 headers,
             )
-            etag = (
-                self._ours(target, before.size, kept, done.etag) if isinstance(done, multipart.Lost) else done
-            )
+            etag = self._ended(done, target, before.size, None, kept)
         elif not before.size:
             # Nothing to copy; and versitygw cannot copy a marker.
-            etag = objects.put(self._wire, whole, target, b"", kept, carried, signed=True)
+            told = objects.put(self._wire, whole, target, b"", kept, carried, signed=True)
+            etag = self._settled(target, told, _NO_BYTES if self._md5_etags else None, 0, kept)
         else:
-            etag = objects.copy(self._wire, origin, before.etag or "", whole, target, headers)
+            told = objects.copy(self._wire, origin, before.etag or "", whole, target, headers)
+            # Of an object of one part, which the server has just compared with this etag, it stays the MD5.
+            same = before.etag if self._md5_etags and objects.is_md5(before.etag) else None
+            etag = self._settled(target, told, same, before.size, kept)
         return before, ObjectInfo(target, before.size, time.time_ns(), etag, dict(kept))
 
     # -- listing ----------------------------------------------------------------------------------

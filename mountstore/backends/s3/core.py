@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-from mountstore.backends.s3 import listing, objects, probe
+from mountstore.backends.s3 import etags, listing, multipart, objects, probe
 from mountstore.backends.s3.account import Account
 from mountstore.backends.s3.bodies import Bodies
 from mountstore.backends.s3.keys import MAX_KEY_BYTES, Shape, check_key, shapes
@@ -16,11 +16,13 @@ from mountstore.backends.s3.wire import Patience, Wire
 from mountstore.errors import (
     InvalidKey,
     NotFound,
+    PreconditionFailed,
     Unsupported,
 )
-from mountstore.store import Capabilities, ObjectStore
+from mountstore.store import Capabilities, ObjectInfo, ObjectStore
 
 MIB = 1 << 20
+_COMPARED_BYTES = 8 * MIB
 
 
 class BucketCore(ObjectStore):
@@ -96,6 +98,8 @@ class BucketCore(ObjectStore):
             conditional_delete=known.conditional_delete,
             server_copy=True,
             uploads=True,
+            # Over TLS nothing comes damaged.
+            whole_read_bytes=self._part_bytes if known.md5_etags and self._wire.site.scheme == "http" else 0,
             max_metadata_bytes=objects.MAX_METADATA_BYTES - (11 if known.names_count_whole else 0),
             max_key_bytes=MAX_KEY_BYTES - len(self.prefix.encode()),
             max_segment_bytes=255 if known.writable and Shape.LONG_SEGMENT in known.unheld else None,
@@ -106,6 +110,62 @@ class BucketCore(ObjectStore):
     def requests(self) -> dict[str, int]:
         """How many requests were sent so far, by kind: GET, HEAD, PUT, COPY, DELETE, LIST, POST."""
         return self._wire.requests
+
+    # -- what to believe --------------------------------------------------------------------------
+
+    def _expect(self, key: str, etag: str) -> ObjectInfo | None:
+        """The object, if it has this etag, or None if there is none. Raises PreconditionFailed."""
+        info = etags.look(self.head, key, etag)
+        if info is not None and info.etag != etag:
+            raise PreconditionFailed(f"{key!r} has changed", key=key)
+        return info
+
+    def _settled(self, key: str, told: str, expected: str | None, size: int, kept: Mapping[str, str]) -> str:
+        """The etag to believe, once the server has been looked at; unprobed, what was told has to do."""
+        return told if self._profile is None else etags.settle(self.head, key, told, expected, size, kept)
+
+    def _ended(
+        self,
+        done: multipart.Done,
+        key: str,
+        size: int,
+        source: multipart.Source | None,
+        kept: Mapping[str, str],
+    ) -> str:
+        """The etag of what was put or copied in parts (`source` is None: its bytes are not known here)."""
+        if done.etag is None:
+            return self._ours(key, source, kept, done.expected)
+        return self._settled(key, done.etag, done.expected if self._md5_etags else None, size, kept)
+
+    def _look_first(self, key: str, conditions: Mapping[str, str]) -> None:
+        wanted = conditions.get("if-match")
+        info = etags.look(self.head, key, wanted)
+        if (info.etag if info is not None else None) != wanted:
+            raise PreconditionFailed(f"{key!r} is not what was expected: somebody else was first", key=key)
+
+    def _ours(
+        self, key: str, source: multipart.Source | None, kept: Mapping[str, str], etag: str | None
+    ) -> str:
+        """The etag, if the object is what an earlier try of ours would have made it: by its etag, or by its
+        bytes where the etag does not tell (`source` is None: then they are not known here)."""
+        info = etags.look(self.head, key, etag)
+        if info is not None and info.metadata == dict(kept):
+            if etag is not None and info.etag == etag:
+                return etag
+            if source is not None and not self._md5_etags and self._holds(info, source):
+                return info.etag or ""
+        raise PreconditionFailed(f"{key!r} is not what was expected: somebody else was first", key=key)
+
+    def _holds(self, info: ObjectInfo, source: multipart.Source) -> bool:
+        """Whether an object has these bytes, which is asked only after an answer was lost."""
+        if info.size != source.size:
+            return False
+        condition = info.etag if self._profile is not None and self._profile.conditional_get else None
+        for start in range(0, source.size, _COMPARED_BYTES):
+            stop = min(start + _COMPARED_BYTES, source.size)
+            if self.get(info.key, start, stop, if_match=condition) != source.read(start, stop):
+                return False
+        return True
 
     # -- URLs -------------------------------------------------------------------------------------
 
@@ -156,6 +216,11 @@ class BucketCore(ObjectStore):
             if bad:
                 raise InvalidKey(f"this server cannot hold {key!r}: it has {bad[0]}", key=key)
         return whole
+
+    @property
+    def _md5_etags(self) -> bool:
+        """Whether the etag of one part is known to be its MD5."""
+        return self._profile is not None and self._profile.md5_etags
 
     @property
     def _signed_bodies(self) -> bool:

@@ -28,6 +28,10 @@ class NoSuchUpload(StoreError):
     """A multipart upload has ended: completed by a try whose answer was lost, or aborted."""
 
 
+class InvalidPart(StoreError):
+    """A multipart upload cannot end: the server has other parts than were named."""
+
+
 class PreconditionAfterRetry(PreconditionFailed):
     """A condition failed, but on a retry: what failed it may be our own earlier try."""
 
@@ -37,6 +41,7 @@ _CODES: dict[str, type[StoreError]] = {
     "NoSuchKey": NotFound,
     "NotFound": NotFound,
     "NoSuchUpload": NoSuchUpload,
+    "InvalidPart": InvalidPart,
     "PreconditionFailed": PreconditionFailed,
     "InvalidRange": InvalidRange,
     # keys

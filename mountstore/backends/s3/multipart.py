@@ -13,15 +13,15 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from mountstore.backends.s3 import sign
-from mountstore.backends.s3.faults import NoSuchUpload, PreconditionAfterRetry
+from mountstore.backends.s3.faults import InvalidPart, NoSuchUpload, PreconditionAfterRetry
 from mountstore.backends.s3.listing import quoted_etag
-from mountstore.backends.s3.wire import Wire
+from mountstore.backends.s3.wire import Reply, Wire
 from mountstore.errors import AccessDenied, Corrupted, StoreError, Unavailable
 from mountstore.store import Data
 
@@ -38,10 +38,12 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """The upload ended, and whether by us is not known: the object would have this etag."""
+class Done:
+    """How an upload ended: `etag` is what the server told, None if whether by us is not known; `expected`
+    what the etag is where etags are made of MD5s (None: they are not)."""
 
     etag: str | None
+    expected: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,8 @@ def upload(
     *,
     signed_bodies: bool,
     checksums: bool,
-) -> str | Lost:
-    """Put `source` in parts; the new etag, or Lost. `conditions` hold when it becomes the object."""
+) -> Done:
+    """Put `source` in parts. `conditions` hold when it becomes the object."""
     step = part_size(source.size, part_bytes)
 
     def send(upload_id: str, number: int, start: int, stop: int) -> Part:
@@ -155,7 +157,7 @@ def upload_changes(
     conditions: Mapping[str, str],
     *,
     signed_bodies: bool,
-) -> str | Lost:
+) -> Done:
     """Put `source` in these parts, of which the server copies some from the object `origin` (a whole key).
 
     Without checksums: the server has none of the parts that it copies. Raises CopyRefused.
@@ -186,7 +188,7 @@ def copy(
     size: int,
     part_bytes: int,
     headers: Mapping[str, str],
-) -> str | Lost:
+) -> Done:
     """Have the server copy an object of `size` bytes in parts; `source` is a whole key."""
 
     def send(upload_id: str, number: int, start: int, stop: int) -> Part:
@@ -261,7 +263,7 @@ def _in_parts(
     headers: Mapping[str, str],
     conditions: Mapping[str, str],
     send: Callable[[str, int, int, int], Part],
-) -> str | Lost:
+) -> Done:
     upload_id = begin(wire, whole, key, headers)
     futures: list[Future[Part]] = []
     try:
@@ -286,8 +288,30 @@ def begin(wire: Wire, whole: str, key: str, headers: Mapping[str, str]) -> str:
 
 def complete(
     wire: Wire, whole: str, key: str, upload_id: str, parts: list[Part], conditions: Mapping[str, str]
-) -> str | Lost:
-    """Make these parts the object; the new etag, or Lost."""
+) -> Done:
+    """Make these parts the object."""
+    for last in (False, True):
+        try:
+            reply = _send_complete(wire, whole, key, upload_id, parts, conditions)
+            return Done(quoted_etag(_text(reply.body, "ETag")), _expected_etag(parts))
+        except InvalidPart:
+            if last:
+                raise
+            # An etag may have come damaged in the answer to its part.
+            parts = _as_listed(wire, whole, key, upload_id, parts)
+        except (NoSuchUpload, PreconditionAfterRetry) as error:
+            expected = _expected_etag(parts)
+            if expected is None:
+                raise
+            if isinstance(error, PreconditionAfterRetry):
+                abort(wire, whole, key, upload_id)
+            return Done(None, expected)
+    raise AssertionError
+
+
+def _send_complete(
+    wire: Wire, whole: str, key: str, upload_id: str, parts: list[Part], conditions: Mapping[str, str]
+) -> Reply:
     listed = "".join(
         f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"
         + (f"<ChecksumCRC32>{part.crc32}</ChecksumCRC32>" if part.crc32 else "")
@@ -298,25 +322,33 @@ def complete(
         '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         f"{listed}</CompleteMultipartUpload>"
     ).encode()
-    try:
-        reply = wire.request(
-            "POST",
-            "POST",
-            whole,
-            query=[("uploadId", upload_id)],
-            headers=conditions,
-            body=body,
-            payload_sha256=hashlib.sha256(body).hexdigest(),
-            shown_key=key,
-        )
-    except (NoSuchUpload, PreconditionAfterRetry) as error:
-        expected = _expected_etag(parts)
-        if expected is None:
-            raise
-        if isinstance(error, PreconditionAfterRetry):
-            abort(wire, whole, key, upload_id)
-        return Lost(expected)
-    return quoted_etag(_text(reply.body, "ETag"))
+    return wire.request(
+        "POST",
+        "POST",
+        whole,
+        query=[("uploadId", upload_id)],
+        headers=conditions,
+        body=body,
+        payload_sha256=hashlib.sha256(body).hexdigest(),
+        shown_key=key,
+    )
+
+
+def _as_listed(wire: Wire, whole: str, key: str, upload_id: str, parts: list[Part]) -> list[Part]:
+    """These parts with the etags that the server says they have."""
+    etags: dict[int, str] = {}
+    marker = 0
+    while True:
+        query = [("uploadId", upload_id), ("part-number-marker", str(marker))]
+        reply = wire.request("LIST", "GET", whole, query=query, shown_key=key)
+        before = marker
+        for element in ElementTree.fromstring(reply.body).iter():
+            if element.tag.rpartition("}")[2] == "Part":
+                found = {child.tag.rpartition("}")[2]: child.text or "" for child in element}
+                marker = int(found["PartNumber"])
+                etags[marker] = found["ETag"]
+        if marker == before or marker >= parts[-1].number:
+            return [replace(part, etag=etags.get(part.number, part.etag)) for part in parts]
 
 
 def abort(wire: Wire, whole: str, key: str, upload_id: str) -> None:

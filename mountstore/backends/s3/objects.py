@@ -61,6 +61,11 @@ def md5_etag(data: Data) -> str:
     return quoted_etag(hashlib.md5(data, usedforsecurity=False).hexdigest())
 
 
+def is_md5(etag: str | None) -> bool:
+    """Whether an etag has the form of the MD5 of one part."""
+    return _MD5.fullmatch(etag or "") is not None
+
+
 def matches(data: Data, etag: str | None) -> bool:
     """False if the etag has the form of an MD5 and is not that of `data`."""
     found = _MD5.fullmatch(etag or "")
@@ -137,7 +142,7 @@ def get(
     if crc32 and "-" not in crc32 and whole_sum:
         if crc32_text(data) != crc32:
             raise Corrupted(f"{key!r}: what came fails its CRC-32", key=key)
-    elif not matches(data, reply.headers.get("etag")):
+    elif not matches(data, if_match or reply.headers.get("etag")):
         raise Suspect(reply, key)
     return data[start:stop]
 

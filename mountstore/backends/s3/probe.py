@@ -60,11 +60,12 @@ def profile(wire: Wire, prefix: str) -> Profile:
 def _probe(wire: Wire, prefix: str) -> Profile:
     base = f"{prefix}.mountstore-probe-{secrets.token_hex(12)}"
     try:
-        etag = _put(wire, base).headers.get("etag", "")
+        etag = listing.quoted_etag(_put(wire, base).headers.get("etag", ""))
     except AccessDenied as error:
         log.info("the bucket cannot be written, so it is taken as read-only: %s", error)
         return UNKNOWN
     try:
+        md5_etags = etag == objects.md5_etag(b"") or _head_etag(wire, base) == objects.md5_etag(b"")
         return Profile(
             writable=True,
             conditional_put=_refused(wire, base, {"if-none-match": "*"})
@@ -73,7 +74,7 @@ def _probe(wire: Wire, prefix: str) -> Profile:
             and _complete_refused(wire, base, {"if-match": _WRONG}),
             conditional_get=_get_refused(wire, base),
             checksums=_checksum_refused(wire, base),
-            md5_etags=bool(etag) and listing.quoted_etag(etag) == objects.md5_etag(b""),
+            md5_etags=md5_etags,
             names_count_whole=not _takes_metadata(wire, base),
             unheld=frozenset(shape for shape in Shape if not _holds(wire, base, shape)),
             conditional_delete=_delete_refused(wire, base),
@@ -86,6 +87,13 @@ def _put(
     wire: Wire, key: str, headers: Mapping[str, str] | None = None, deadline_s: float | None = None
 ) -> Reply:
     return wire.request("PUT", "PUT", key, headers=headers, deadline_s=deadline_s)
+
+
+def _head_etag(wire: Wire, key: str) -> str | None:
+    try:
+        return objects.head(wire, key, key).etag
+    except AccessDenied:
+        return None
 
 
 def _delete(wire: Wire, key: str) -> None:

@@ -27,7 +27,7 @@ class PartsUpload(Upload):
         signed: bool,
         checksums: bool,
         look_first: Callable[[str, Mapping[str, str]], None] | None,
-        ours: Callable[[str, int, Mapping[str, str], str | None], str],
+        ended: Callable[[multipart.Done, str, int, multipart.Source | None, Mapping[str, str]], str],
     ) -> None:
         self.part_bytes = part_bytes
         self._wire = wire
@@ -37,7 +37,7 @@ class PartsUpload(Upload):
         self._signed = signed
         self._checksums = checksums
         self._look_first = look_first
-        self._ours = ours
+        self._ended = ended
         self._parts: dict[int, tuple[multipart.Part, int]] = {}
         self._lock = threading.Lock()
         self._over = False
@@ -70,8 +70,7 @@ class PartsUpload(Upload):
                 self._look_first(self._key, conditions)
             done = multipart.complete(self._wire, self._whole, self._key, self._id, parts, conditions)
             self._over = True
-            if isinstance(done, multipart.Lost):
-                done = self._ours(self._key, size, self._kept, done.etag)
+            etag = self._ended(done, self._key, size, None, self._kept)
         except NotFound as error:
             self.abort()
             if if_match is None:
@@ -80,7 +79,7 @@ class PartsUpload(Upload):
         except BaseException:
             self.abort()
             raise
-        return ObjectInfo(self._key, size, time.time_ns(), quoted_etag(done), self._kept)
+        return ObjectInfo(self._key, size, time.time_ns(), quoted_etag(etag), self._kept)
 
     def abort(self) -> None:
         if not self._over:
