@@ -143,6 +143,10 @@ class AsyncStore:
     async def delete_many(self, keys: Iterable[str]) -> None:
         await self._write(self.store.delete_many, keys)
 
+    async def run(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A function that reads from the store, in a worker thread as the verbs are; cancellable as they."""
+        return await self._read(verb, *args, **kwargs)
+
     async def usage(self, prefix: str = "") -> tuple[int, int]:
         return await self._read(self.store.usage, prefix)
 

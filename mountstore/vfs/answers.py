@@ -1,8 +1,8 @@
 """Requests that change the store, and what became of them.
 
 Each is recorded as an intent before it is sent. If its answer is lost, the object is looked at: its metadata
-holds the ctime of the node to the nanosecond, so what carries the metadata of the intent is ours. Until that
-is known, nothing is believed of the key.
+holds the ctime of the node to the nanosecond, so what carries the metadata of the intent is ours; where a
+store keeps none, the content is compared. Until that is known, nothing is believed of the key.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
 from mountstore.vfs.attrs import metadata_of
-from mountstore.vfs.content import BusyKeys, Content
+from mountstore.vfs.content import Body, BusyKeys, Content
+from mountstore.vfs.digests import digest_of_body, digest_of_object
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
 from mountstore.vfs.rows import Intent, Known, Node
 from mountstore.vfs.tree import Tree
 
+_ASKS = 4  # how often an object is asked for until two answers agree
 _ASK_AGAIN_S = 0.5  # after which a request without an answer is asked about
+_DIGEST = "sha256"
 _LAST_LOOK_S = 2.0  # after which a request that has not landed is taken for lost
 
 
@@ -56,39 +59,56 @@ class Answers:
             node.mode, node.uid, node.gid, node.atime_ns, node.mtime_ns, node.ctime_ns, node.rdev
         )
 
-    async def head(self, key: str) -> ObjectInfo | None:
-        """The object as it is, or None."""
-        try:
-            return await self._store.head(key)
-        except NotFound:
-            return None
+    async def head(self, key: str, *likely: str | None) -> ObjectInfo | None:
+        """The object as it is, or None. Believed if it is a likely answer (etags; None: no object), else when
+        told twice.
 
-    async def head_surely(self, key: str, expected: str | None) -> ObjectInfo | None:
-        """As `head`; what is not as expected (an etag, None: no object) is believed when told twice.
-
-        Raises Unavailable if the answers contradict each other.
+        Raises Unavailable if the answers go on contradicting each other.
         """
-        info = await self.head(key)
-        etag = info.etag if info else None
-        if etag != expected:
-            info = await self.head(key)
-            if (info.etag if info else None) not in (expected, etag):
-                raise Unavailable(f"the store's answers about {key!r} contradict each other", key=key)
-        return info
+        heard = set(likely)
+        for _ in range(_ASKS):
+            try:
+                info: ObjectInfo | None = await self._store.head(key)
+            except NotFound:
+                info = None
+            etag = info.etag if info else None
+            if etag in heard:
+                return info
+            heard.add(etag)
+        raise Unavailable(f"the store's answers about {key!r} contradict each other", key=key)
 
     async def look_first(self, key: str, etag: str | None) -> None:
         """Where a condition is not honoured. Raises PreconditionFailed unless the object has this etag."""
-        info = await self.head_surely(key, etag)
+        info = await self.head(key, etag)
         if (info.etag if info else None) != etag:
             raise PreconditionFailed(f"{key!r} was changed by somebody else", key=key)
 
-    def is_ours(self, info: ObjectInfo, intent: Intent) -> bool:
-        """Whether an object is what this intent put."""
-        return (
-            self._capabilities.metadata
-            and info.size == intent.size
-            and dict(info.metadata or {}) == json.loads(intent.metadata)
-        )
+    async def mark(self, metadata: dict[str, str], body: Body) -> str:
+        """By what the object will be recognised, if the answer to its put is lost: its metadata, or a digest
+        of its content where the store keeps no metadata."""
+        if not self._capabilities.metadata:
+            metadata = {_DIGEST: await self._store.run(digest_of_body, body)}
+        return json.dumps(metadata)
+
+    async def is_ours(self, info: ObjectInfo, intent: Intent) -> bool:
+        """Whether an object is what this intent put. Raises StoreError."""
+        if info.size != intent.size:
+            return False
+        if self._capabilities.metadata:
+            carried: dict[str, str] = json.loads(intent.metadata)
+            return dict(info.metadata or {}) == carried
+        if not info.size:
+            return True
+        wanted = json.loads(intent.metadata).get(_DIGEST)
+        if wanted is None:
+            sources = [known for known in self._index.objects_with(intent.cid) if known.key != intent.key]
+            if not sources:
+                return False
+            wanted = await self._digest(sources[0].key, sources[0].size, sources[0].etag)
+        return wanted is not None and wanted == await self._digest(info.key, info.size, info.etag)
+
+    async def _digest(self, key: str, size: int, etag: str | None) -> str | None:
+        return await self._store.run(digest_of_object, self._store.store, key, size, etag)
 
     def unsettled(self, key: str) -> None:
         """The request may have landed or not: until that is known, nothing is believed of this key."""
@@ -104,7 +124,7 @@ class Answers:
         """Whether the object is what an earlier request of ours put, whose answer was lost; recorded then."""
         info = await self.head(key)
         for intent in self._index.intents(key):
-            if info is not None and self.is_ours(info, intent):
+            if info is not None and await self.is_ours(info, intent):
                 self._adopt_landed(intent, info)
                 return True
         return False
@@ -119,6 +139,7 @@ class Answers:
             self._index.put_object(
                 Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
             )
+            self._content.sums.landed(intent.cid)
             if node is not None and node.nlink and not node.is_dir and intent.kind == "put":
                 # Layers that went into it may stay above it: they hold the same bytes.
                 node.base_cid = intent.cid

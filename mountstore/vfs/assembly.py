@@ -143,6 +143,7 @@ class Assembly:
                 self._index.drop_layers([row[0] for row in self._index.layers(node.ino)])
                 self._index.drop_node(node)
             self._index.drop_orphan_layers()
+            self._index.drop_orphan_sums()
             power.recover(self._index, self._tree, self._content)
             for ino in self._index.staged_nodes():
                 node = self._node(ino)

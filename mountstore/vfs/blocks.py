@@ -21,6 +21,8 @@ _MAX_WINDOW = 16  # blocks ahead of a sequential reader
 
 Fetch = Callable[[int, int, int], Awaitable[Data]]
 """(content id, start, stop) -> the bytes."""
+Widen = Callable[[int, int, int, int], tuple[int, int]]
+"""(content id, first block, block behind the last, size) -> the range of blocks to ask for instead."""
 
 
 class Readahead:
@@ -48,8 +50,9 @@ class Readahead:
 class BlockCache:
     """Blocks in memory, at most `capacity_bytes` of them, and the requests under way for more."""
 
-    def __init__(self, fetch: Fetch, capacity_bytes: int = 96 << 20) -> None:
+    def __init__(self, fetch: Fetch, widen: Widen, capacity_bytes: int = 96 << 20) -> None:
         self._fetch = fetch
+        self._widen = widen
         self._capacity = capacity_bytes
         self._size = 0
         self._blocks: dict[tuple[int, int], bytes] = {}
@@ -98,7 +101,8 @@ class BlockCache:
                 return block
             flight = self._flights.get((cid, number))
             if flight is None:
-                return (await self._load(cid, number, number + 1, size))[0]
+                first, last = self._widen(cid, number, number + 1, size)
+                return (await self._load(cid, first, last, size))[number - first]
             await flight.wait()
 
     async def _load(self, cid: int, first: int, last: int, size: int) -> list[bytes]:
@@ -158,13 +162,21 @@ class BlockCache:
                 and (cid, end) not in self._flights
             ):
                 end += 1
+            first, last_too = self._widen(cid, number, end, size)
+            if (first, last_too) != (number, end):
+                if not any((cid, n) in self._flights for n in range(first, last_too)):
+                    self._launch(cid, first, last_too, size, self.nursery)
+                return
             if end - number < _GROUP and end == last and last * BLOCK < size and window >= _GROUP:
                 return  # a full group next time
-            flight = trio.Event()
-            for n in range(number, end):
-                self._flights[cid, n] = flight
-            self.nursery.start_soon(self._load_ahead, cid, number, end, size, flight)
+            self._launch(cid, number, end, size, self.nursery)
             number = end
+
+    def _launch(self, cid: int, first: int, last: int, size: int, nursery: trio.Nursery) -> None:
+        flight = trio.Event()
+        for number in range(first, last):
+            self._flights[cid, number] = flight
+        nursery.start_soon(self._load_ahead, cid, first, last, size, flight)
 
     async def _load_ahead(self, cid: int, first: int, last: int, size: int, flight: trio.Event) -> None:
         try:

@@ -166,7 +166,7 @@ class Clearing:
             if self._capabilities.conditional_delete:
                 await self._store.delete(key, if_match=known.etag, missing_ok=True)
                 return
-            info = await self._answers.head_surely(key, known.etag)
+            info = await self._answers.head(key, known.etag)
             if info is not None and info.etag != known.etag:
                 raise PreconditionFailed(key=key)
             if info is not None:

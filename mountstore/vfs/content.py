@@ -19,8 +19,11 @@ from mountstore.store import Data, ObjectStore
 from mountstore.vfs.blocks import BLOCK, BlockCache, Readahead
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
+from mountstore.vfs.sums import Sums, Taken, read_checked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mountstore.aio import AsyncStore
     from mountstore.vfs.index import Index
     from mountstore.vfs.rows import Node
@@ -92,7 +95,10 @@ class Content:
         self._conditional = store.store.capabilities.conditional_get
         self._journal_size = journal_size
         self._room = 0
-        self.blocks = BlockCache(self._fetch)
+        self.sums = Sums(index)
+        self._whole_read_bytes = store.store.capabilities.whole_read_bytes
+        self._takes_sums = not store.store.capabilities.local
+        self.blocks = BlockCache(self._fetch, self._widen)
 
     # -- stacks ------------------------------------------------------------------------------------
 
@@ -315,6 +321,12 @@ class Content:
         node.base_cid = 0
         return whole
 
+    def _widen(self, cid: int, first: int, last: int, size: int) -> tuple[int, int]:
+        """All blocks at once, where the store can compare nothing less than all with a checksum."""
+        if last - first < size / BLOCK and size <= self._whole_read_bytes and self.sums.of(cid) is None:
+            return 0, -(-size // BLOCK)
+        return first, last
+
     async def _fetch(self, cid: int, start: int, stop: int) -> Data:
         tried: set[tuple[str, str | None]] = set()
         while True:
@@ -324,9 +336,9 @@ class Content:
                 raise Stale(f"object {objects[0].key!r}" if objects else "an object")
             known = fresh[0]
             try:
-                data = await self._store.get(
-                    known.key, start, stop, if_match=known.etag if self._conditional else None
-                )
+                condition = known.etag if self._conditional else None
+                store, sums = self._store.store, self.sums.of(cid)
+                data = await self._store.run(read_checked, store, known.key, start, stop, condition, sums)
             except (NotFound, PreconditionFailed):
                 # Perhaps our own upload has replaced it just now: then the index is about to say so.
                 if known.key in self._busy:
@@ -336,6 +348,8 @@ class Content:
             if len(data) != stop - start:
                 tried.add((known.key, known.etag))
                 continue
+            if sums is None and start == 0 and BLOCK < len(data) == known.size <= self._whole_read_bytes:
+                self.sums.take(cid, data)
             return data
 
     async def rescue(self, node: Node) -> bool:
@@ -423,6 +437,7 @@ class Content:
         stack.version += 1
         node.base_cid = snapshot.cid
         self._index.drop_layers([layer.id for layer in gone])
+        self.sums.landed(snapshot.cid)
         return gone
 
     def _carry_blocks(self, snapshot: Snapshot) -> None:
@@ -441,7 +456,7 @@ class Content:
                 self.blocks.keep(snapshot.cid, number, parts[0] if len(parts) == 1 else b"".join(parts))
 
     def body(self, snapshot: Snapshot, store: ObjectStore) -> Body:
-        """The snapshot as what `put` takes; may be called, and is read, in a worker thread."""
+        """The snapshot as what `put` takes; it is read in a worker thread."""
         layers = snapshot.layers
         if not snapshot.size:
             return b""
@@ -451,7 +466,10 @@ class Content:
             (known.key, known.etag if self._conditional else None)
             for known in self._index.objects_with(snapshot.base_cid)
         ]
-        return cast(BinaryIO, SnapshotFile(snapshot, store, objects))
+        base_sums, taken = self.sums.of(snapshot.base_cid), None
+        if self._takes_sums:
+            taken = self.sums.begin(snapshot.cid, snapshot.size, snapshot.base_cid, snapshot.base_size)
+        return cast(BinaryIO, SnapshotFile(snapshot, store, objects, base_sums, taken))
 
 
 def _staged(piece: Piece) -> bytes:
@@ -465,8 +483,17 @@ class SnapshotFile(io.RawIOBase):
 
     _BASE_READ = 8 << 20
 
-    def __init__(self, snapshot: Snapshot, store: ObjectStore, objects: list[tuple[str, str | None]]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        store: ObjectStore,
+        objects: list[tuple[str, str | None]],
+        base_sums: Sequence[int] | None,
+        taken: Taken | None,
+    ) -> None:
         super().__init__()
+        self._base_sums = base_sums
+        self._taken = taken
         self._snapshot = snapshot
         self._stack = Stack(list(snapshot.layers))
         self._store = store
@@ -513,21 +540,25 @@ class SnapshotFile(io.RawIOBase):
             low = piece.start - start
             data = self._base(piece.start, piece.stop) if piece.base else _staged(piece)
             view[low : low + len(data)] = data
+        if self._taken is not None:
+            self._taken.see(start, view[: stop - start])
         self._position = stop
         return stop - start
 
     def _base(self, start: int, stop: int) -> Data:
         held_start, held = self._held
         if start < held_start or stop > held_start + len(held):
-            held_start, end = start, min(max(stop, start + self._BASE_READ), self._snapshot.base_size)
-            held = memoryview(self._fetch(start, end))
+            held_start = start - start % BLOCK
+            end = max(stop, held_start + self._BASE_READ)
+            end = min(end + -end % BLOCK, self._snapshot.base_size)
+            held = memoryview(self._fetch(held_start, end))
             self._held = held_start, held
         return memoryview(held)[start - held_start : stop - held_start]
 
     def _fetch(self, start: int, stop: int) -> Data:
         for key, etag in self._objects:
             try:
-                data = self._store.get(key, start, stop, if_match=etag)
+                data = read_checked(self._store, key, start, stop, etag, self._base_sums)
             except (NotFound, PreconditionFailed):
                 continue
             if len(data) == stop - start:

@@ -7,7 +7,8 @@ Four tables, of which the first two are what is wanted and the third is what is 
     object   a key that the store is known to hold: etag, and which content and attributes it carries
     intent   a request under way that changes the store: what a crash may have left there
 
-and `layer` for staged content (see staging.py). A content id (`cid`) names one state of a file's bytes,
+and `layer` for staged content (see staging.py), `sums` for checksums of large contents (see sums.py).
+A content id (`cid`) names one state of a file's bytes,
 an attribute id (`mid`) one state of its attributes; equal ids mean equal bytes, and nothing else is ever
 compared. A node whose key, content or attributes differ from what `object` says has a `due` time, and the
 reconciler makes the store follow. Nothing here is needed once nothing is due: the store tells it all again.
@@ -77,6 +78,7 @@ CREATE INDEX layer_ino ON layer(ino, height);
 CREATE TABLE vacated(ino INTEGER NOT NULL, prefix TEXT NOT NULL, PRIMARY KEY(ino, prefix)) WITHOUT ROWID;
 CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
 """
+_SUMS = "CREATE TABLE IF NOT EXISTS sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL)"
 
 
 def _below(prefix: str) -> tuple[str, str]:
@@ -163,6 +165,7 @@ class Index:
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             self._execute("INSERT INTO meta VALUES('next_id', 16)")
+        self._execute(_SUMS)  # younger than the format, which can do without
 
     # -- transactions ------------------------------------------------------------------------------
 
@@ -578,6 +581,18 @@ class Index:
 
     def drop_layers(self, layer_ids: list[int]) -> None:
         self._db.executemany("DELETE FROM layer WHERE id=?", [(layer_id,) for layer_id in layer_ids])
+
+    def put_sums(self, cid: int, crcs: bytes) -> None:
+        """The checksums of a content (see sums.py)."""
+        self._execute("INSERT OR REPLACE INTO sums VALUES(?, ?)", (cid, crcs))
+
+    def sums(self, cid: int) -> bytes | None:
+        row = self._execute("SELECT crcs FROM sums WHERE cid=?", (cid,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def drop_orphan_sums(self) -> None:
+        """Checksums of contents that no object has any more."""
+        self._execute("DELETE FROM sums WHERE cid NOT IN (SELECT cid FROM object)")
 
     def add_conflict(self, ino: int) -> None:
         self._execute("INSERT OR REPLACE INTO conflict VALUES(?, ?)", (ino, time.time_ns()))

@@ -17,7 +17,7 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import trio
 
@@ -40,6 +40,7 @@ _BEARABLE_S = 2.0  # how long a store may be silent before an older listing has 
 _GRACE_NS = 5_000_000_000  # how long that listing then does, at least
 _GRAVE_S = 60.0  # for how long an old listing is reckoned with
 _MANY_GRAVES = 10_000
+_ASKS = 4  # how often an object is asked for until two answers agree
 _SAMPLE = 16  # objects of a large root that are asked whether there are attributes
 _HEADS = 8  # threads that ask for attributes at once
 
@@ -199,7 +200,7 @@ class Listing:
         prefix = node.prefix or ""
         key = prefix + segment
         clock = self._clock
-        info = (await self._heads([key])).get(key)
+        info = (await self._heads([key], {key: set()})).get(key)
         below = await self._store.list(key + "/", limit=1)
         page = Page([info] if info else [], [key + "/"] if below.objects else [])
         asks = node.marker and node.known if self._asks is None else self._asks
@@ -215,7 +216,7 @@ class Listing:
             parent = self._index.node(dentry.parent)
             old = self._index.object(key)
             clock = self._clock
-            answers = await self._heads([key])
+            answers = await self._heads([key], {key: {old.etag} if old is not None else set()})
             if parent is None or old is None or key not in answers or self._doubtful(parent, key, clock):
                 continue
             if self._index.object(key) != old or not node.is_clean or node.cid != old.cid:
@@ -307,6 +308,7 @@ class Listing:
         )
         ask: list[str] = []  # what must be asked for one by one
         told: dict[str, ObjectInfo | None] = {}
+        heard: dict[str, set[str | None]] = {}  # etags that these were said to have (None: no object)
         listed: set[str] = set(page.prefixes)
         for info in page.objects:
             listed.add(info.key)
@@ -319,13 +321,16 @@ class Listing:
                     ask.append(info.key)
             elif old.etag != info.etag:
                 ask.append(info.key)
+            heard[info.key] = {info.etag} if old is None else {info.etag, old.etag}
         if asks:
             ask += [key for key in page.prefixes if key not in known]
         missing = [key for key in known if key not in listed and lower is not None]
-        ask += [key for key in missing if not key.endswith("/")]
+        gone = [key for key in missing if not key.endswith("/")]
+        heard.update((key, {None, known[key].etag}) for key in gone)
+        ask += gone
         empty = [key for key in missing if key.endswith("/") and await self._is_lost(node, known[key])]
         ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
-        answers = told | await self._heads(ask)
+        answers = told | await self._heads(ask, heard)
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
@@ -378,22 +383,42 @@ class Listing:
         await self.start(found[1]).done.wait()
         return not self._index.has_children(found[1].ino)
 
-    async def _heads(self, keys: Iterable[str]) -> dict[str, ObjectInfo | None]:
-        """Each object's attributes, or None where there is no such object."""
+    async def _heads(
+        self, keys: Iterable[str], told: Mapping[str, set[str | None]] | None = None
+    ) -> dict[str, ObjectInfo | None]:
+        """Each object's attributes, or None where there is no such object.
+
+        `told` are the etags that some of them were said to have (None: no object): of those, what is neither
+        is asked for until it was told twice.
+        """
         answers: dict[str, ObjectInfo | None] = {}
         waiting = list(keys)
+        heard = {key: set(etags) for key, etags in (told or {}).items()}
 
-        async def ask(share: list[str]) -> None:
+        async def ask(share: list[str], asks: int = 1) -> None:
             try:
                 found = await self._store.head_many(share)
-                answers.update((key, found.get(key)) for key in share)
             except StoreError as error:
                 if len(share) > 1:
                     # One of them: the others are to be known all the same.
                     for key in share:
-                        await ask([key])
+                        await ask([key], asks)
                 else:
                     log.warning("cannot read the attributes of %r: %s", share[0], error)
+                return
+            doubtful = []
+            for key in share:
+                info = found.get(key)
+                etag = info.etag if info is not None else None
+                if key in heard and etag not in heard[key]:
+                    heard[key].add(etag)
+                    doubtful.append(key)
+                else:
+                    answers[key] = info
+            if doubtful and asks < _ASKS:
+                await ask(doubtful, asks + 1)
+            elif doubtful:
+                log.warning("the store's answers about %r contradict each other", doubtful[0])
 
         # A worker thread takes a whole share: a hop to it costs as much as half a request.
         async with trio.open_nursery() as nursery:

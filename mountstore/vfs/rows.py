@@ -92,7 +92,7 @@ class Intent:
     """A put or copy under way, recorded before it is sent."""
 
     key: str
-    metadata: str  # JSON
+    metadata: str  # JSON: what the object carries, by which it is recognised (see Answers.mark)
     size: int
     cid: int
     mid: int

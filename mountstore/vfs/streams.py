@@ -26,6 +26,7 @@ from mountstore.vfs.content import Content, Snapshot
 from mountstore.vfs.index import Index
 from mountstore.vfs.rows import Node
 from mountstore.vfs.staging import Layer
+from mountstore.vfs.sums import Taken
 from mountstore.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Stream:
         self.metadata = metadata
         self.layer = layer
         self.upload: AsyncUpload | None = None
+        self.sums = Taken(0)
         self.begun = 0  # parts of which the sending has begun
         self.truncations = layer.truncations
         self.again: set[int] = set()  # those of them that have been written again since
@@ -130,7 +132,7 @@ class Streams:
             stream.begun += 1
             number = stream.begun
             async with self._held:
-                await upload.put_part(number, _reader(stream.layer, start, start + step))
+                await upload.put_part(number, _reader(stream, start, start + step))
 
     def _is_still(self, node: Node, stream: Stream) -> bool:
         """Whether the file is what it was when it was begun."""
@@ -193,7 +195,7 @@ class Streams:
                 async def send() -> None:
                     for number in todo:
                         start = (number - 1) * step
-                        read = _reader(stream.layer, start, min(start + step, snapshot.size))
+                        read = _reader(stream, start, min(start + step, snapshot.size))
                         async with self._held:
                             await upload.put_part(number, read)
 
@@ -202,11 +204,17 @@ class Streams:
         except BaseExceptionGroup as errors:
             await self.drop(stream)
             raise _first(errors) from errors
+        self._content.sums.sent(snapshot.cid, stream.sums, snapshot.size)
         return await upload.finish(if_match=if_match, if_absent=if_absent)
 
 
-def _reader(layer: Layer, start: int, stop: int) -> Callable[[], Data]:
-    return lambda: layer.read(start, stop)
+def _reader(stream: Stream, start: int, stop: int) -> Callable[[], Data]:
+    def read() -> Data:
+        data = stream.layer.read(start, stop)
+        stream.sums.see(start, data)
+        return data
+
+    return read
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -127,7 +127,8 @@ class Writeback:
             stream = await self._streams.take(node, key, snapshot)
             if stream is not None:
                 metadata, mid = stream.metadata, stream.mid
-            intent = Intent(key, json.dumps(metadata), snapshot.size, snapshot.cid, mid, "put", node.ino)
+            mark = await self._answers.mark(metadata, body)
+            intent = Intent(key, mark, snapshot.size, snapshot.cid, mid, "put", node.ino)
             with self._index.transaction():
                 self._index.put_intent(intent)
                 if stream is not None:
@@ -171,7 +172,7 @@ class Writeback:
         """A file was changed in part, and somebody replaced the object that has the rest of it."""
         base_cid = node.base_cid
         for known in self._index.objects_with(base_cid):
-            info = await self._answers.head(known.key)
+            info = await self._answers.head(known.key, known.etag)
             if info is not None and info.etag == known.etag:
                 raise Blocked  # it is still there: a passing fault
         if node.base_cid != base_cid:
@@ -229,7 +230,7 @@ class Writeback:
                 if not isinstance(body, bytes | bytearray | memoryview):
                     body.seek(0)
                 return await self._send(key, body, metadata, if_absent=True)
-            if self._answers.is_ours(info, intent):
+            if await self._answers.is_ours(info, intent):
                 return info
             raise PreconditionFailed(f"{key!r} was changed by somebody else", key=key) from None
 
@@ -339,15 +340,16 @@ class Writeback:
         with self._index.transaction():
             self._index.drop_intents(key)
         if source.key != key:
-            there = await self._answers.head(key)
-            if there is not None and there.etag != (known.etag if known else None):
+            etag = known.etag if known else None
+            there = await self._answers.head(key, etag)
+            if there is not None and there.etag != etag:
                 await self._conflict(node, dentry, key)
                 return
         await self._source_changed(node, source)
 
     async def _source_changed(self, node: Node, source: Known) -> None:
         """Somebody replaced or removed the object that a clean node was to be copied from."""
-        info = await self._answers.head_surely(source.key, source.etag)
+        info = await self._answers.head(source.key, source.etag)
         if node.base_cid != source.cid or self._index.object(source.key) != source:
             raise Blocked
         links = self._index.links(node.ino)
@@ -383,7 +385,7 @@ class Writeback:
     async def _conflict(self, node: Node, dentry: Dentry, key: str) -> None:
         """Somebody else was first: theirs keeps the name, ours goes beside it."""
         known = self._index.object(key)
-        info = await self._answers.head_surely(key, known.etag if known else None)
+        info = await self._answers.head(key, known.etag if known else None)
         if info is not None and known is not None and info.etag == known.etag:
             raise Unavailable(f"the store refused to change {key!r}, which nobody has changed", key=key)
         with self._index.transaction():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fault_proxy import FaultProxy, fault_proxy
-from tests.mount.cases import S3Case, s3_case
+from tests.mount.cases import LONG, S3Case, s3_case
 from tests.mount.conftest import base, fuse, mounts, pytest_runtest_makereport
 from tests.mount.mounting import MOUNTS, Mount, Mounts
 from tests.servers import S3Server
@@ -40,7 +40,8 @@ class Bench:
     def mount(self, *options: str, name: str = "mnt", impatient: bool = False, start: bool = True) -> Mount:
         """A mount through the proxy. `impatient`: with time-outs and a deadline of few seconds."""
         env = {**self.case.env, "AWS_ENDPOINT_URL": self.proxy.endpoint}
-        made = self._mounts(self.case, *options, name=name, env=env, start=False, limit_s=240)
+        limit_s = 600 if LONG else 240
+        made = self._mounts(self.case, *options, name=name, env=env, start=False, limit_s=limit_s)
         if impatient:
             file = self.base / "impatient.toml"
             file.write_text(IMPATIENT.format(url=self.case.url))

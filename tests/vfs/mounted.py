@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -217,10 +217,15 @@ class Mounted:
 
 @asynccontextmanager
 async def running(
-    store: ObjectStore, state_dir: Path, *, drain: bool = True, **options: Any
+    store: ObjectStore,
+    state_dir: Path,
+    *,
+    drain: bool = True,
+    lacking: Iterable[str] = (),
+    **options: Any,
 ) -> AsyncIterator[Mounted]:
     """A Vfs at work; on the way out everything is brought to the store, unless it was killed."""
-    faulty = store if isinstance(store, FaultyStore) else FaultyStore(store)
+    faulty = store if isinstance(store, FaultyStore) else FaultyStore(store, lacking=lacking)
     os.makedirs(state_dir, mode=0o700, exist_ok=True)
     settings: dict[str, Any] = {"upload_delay_s": 0.02, "ttl_s": 3600.0, "fsync_timeout_s": 10.0}
     vfs = Vfs(faulty, state_dir, VfsOptions(**settings | options))

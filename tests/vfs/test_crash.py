@@ -93,14 +93,17 @@ async def test_a_put_that_landed_without_a_record(store: DictStore, state: Path,
     assert contents(store) == {"f": b"foreign"}
 
 
-async def test_a_put_that_landed_and_a_later_write(store: DictStore, state: Path, tmp_path: Path) -> None:
-    async with running(store, state) as m:
+@pytest.mark.parametrize("lacking", [(), ("metadata",)], ids=["metadata", "none"])
+async def test_a_put_that_landed_and_a_later_write(
+    store: DictStore, state: Path, tmp_path: Path, lacking: tuple[str, ...]
+) -> None:
+    async with running(store, state, lacking=lacking) as m:
         lost = m.store.add("lose", "put", "f", act=lambda: m.store.kill())
         await m.write_file("f", b"content")
         await until(lambda: lost.fired and m.store.dead)
         await m.append("f", b" and more")
         left = m.crash(tmp_path / "left")
-    async with running(store, left) as m:
+    async with running(store, left, lacking=lacking) as m:
         assert await m.tree() == {"f": b"content and more"}
         await m.drain()
         assert await m.tree() == {"f": b"content and more"}

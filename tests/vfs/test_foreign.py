@@ -370,10 +370,13 @@ async def test_without_conditional_put_it_looks_first(store: DictStore, state: P
     assert contents(store) == {"f": b"theirs", path: b"ours"}
 
 
+@pytest.mark.parametrize("lacking", [(), ("metadata",)], ids=["metadata", "none"])
 @pytest.mark.parametrize("again", [False, True])
-async def test_the_lost_reply_of_a_put_is_no_conflict(store: DictStore, state: Path, again: bool) -> None:
+async def test_the_lost_reply_of_a_put_is_no_conflict(
+    store: DictStore, state: Path, again: bool, lacking: tuple[str, ...]
+) -> None:
     store.put("f", b"old")
-    async with running(store, state) as m:
+    async with running(store, state, lacking=lacking) as m:
         for name in ("f", "new"):
             lost = m.store.add("lose", "put", name)
             await m.write_file(name, b"ours")
@@ -401,6 +404,35 @@ async def test_the_lost_reply_of_a_change_of_attributes_loses_none(store: DictSt
     async with running(store, state.with_name("fresh")) as m:
         node = await m.node("f")
         assert (stat.S_IMODE(node.mode), node.mtime_ns) == (0o600, 10**18)
+
+
+async def test_the_lost_reply_of_a_copy_without_metadata_is_no_conflict(
+    store: DictStore, state: Path
+) -> None:
+    store.put("f", b"x" * 100)
+    async with running(store, state, lacking=["metadata"]) as m:
+        await m.tree()
+        lost = m.store.add("lose", "copy", "g")
+        await m.rename("f", "g")
+        await until(lambda: lost.fired)
+        await m.drain()
+        assert m.vfs.status().conflicts == []
+    assert contents(store) == {"g": b"x" * 100}
+
+
+async def test_somebody_elses_object_is_not_taken_for_ours_where_there_is_no_metadata(
+    store: DictStore, state: Path
+) -> None:
+    """Its size is the same, and the answer to our put was lost without having landed."""
+    async with running(store, state, lacking=["metadata"]) as m:
+        await m.tree()
+        lost = m.store.add("fail", "put", "f", act=lambda: None)
+        await m.write_file("f", b"ours!!")
+        await until(lambda: lost.fired)
+        store.put("f", b"theirs")
+        await m.drain()
+        path = _conflict(m)
+    assert contents(store) == {"f": b"theirs", path: b"ours!!"}
 
 
 async def test_the_lost_reply_of_a_copy_and_then_a_chmod(store: DictStore, state: Path) -> None:

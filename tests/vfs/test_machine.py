@@ -70,7 +70,7 @@ class Both(RuleBasedStateMachine):
 
     @initialize(ttl_s=st.sampled_from([0.0, 3600.0]), delay_s=st.sampled_from([0.0, 0.005]))
     def begin(self, ttl_s: float, delay_s: float) -> None:
-        self.options = {"ttl_s": ttl_s, "upload_delay_s": delay_s, "checkpoint_s": 0.01}
+        self.options: dict[str, Any] = {"ttl_s": ttl_s, "upload_delay_s": delay_s, "checkpoint_s": 0.01}
         self.start(self.root / "state0")
 
     def start(self, state: Path) -> None:

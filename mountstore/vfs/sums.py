@@ -1,0 +1,141 @@
+"""Checksums of large contents, a CRC-32 for each MiB: what comes over the network is compared with them.
+
+A store tells at best a checksum of a whole object, which is of no use to who reads a range. So while a
+content goes up its checksums are taken, and kept in the index as long as an object has it; and an object of
+moderate size of which none are known is fetched as a whole, which the store compares, to take them then.
+They are by content id, so a renamed file keeps them. For the thread of the event loop, but for `Taken`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import zlib
+from array import array
+from collections.abc import Sequence
+
+from mountstore.errors import Corrupted
+from mountstore.store import Data, ObjectStore
+from mountstore.vfs.blocks import BLOCK
+from mountstore.vfs.index import Index
+
+log = logging.getLogger(__name__)
+
+_TRIES = 6
+_UNDER_WAY = 256  # contents that are sent, or were, with an outcome that is not known yet
+_KEPT = 10_000  # contents of which they are kept in memory
+
+
+def read_checked(
+    store: ObjectStore, key: str, start: int, stop: int, if_match: str | None, sums: Sequence[int] | None
+) -> Data:
+    """`get`, compared block by block with `sums` (None: as it is). `start` is where a block begins, `stop`
+    where one ends or the content does. For worker threads.
+
+    What is damaged is asked for again a few times. Raises what `get` raises, Corrupted.
+    """
+    tries = 0
+    while True:
+        data = store.get(key, start, stop, if_match=if_match)
+        if sums is None or len(data) != stop - start or _are_intact(memoryview(data), start // BLOCK, sums):
+            return data
+        tries += 1
+        if tries == _TRIES:
+            raise Corrupted(f"{key!r}: what comes fails the checksum that it had before", key=key)
+        log.warning("%r: bytes %d to %d came damaged, and are asked for again", key, start, stop)
+        time.sleep(random.uniform(0, 0.05 * 2**tries))
+
+
+def _are_intact(view: memoryview, first: int, sums: Sequence[int]) -> bool:
+    return all(
+        zlib.crc32(view[low : low + BLOCK]) == crc
+        for low, crc in zip(range(0, len(view), BLOCK), sums[first:], strict=False)
+    )
+
+
+class Taken:
+    """Checksums taken of bytes as they are read in order, block by block; a block by one thread at a time.
+
+    A block that is not read at all is one that the server copies from the base, so it has the base's.
+    """
+
+    def __init__(self, size: int, base: Sequence[int] | None = None, base_size: int = 0) -> None:
+        self.size = size
+        self._base = base or ()
+        self._base_size = base_size
+        self._blocks: dict[int, tuple[int, int]] = {}  # by number: how many of its bytes have been seen, CRC
+
+    def see(self, start: int, data: Data) -> None:
+        """Bytes of the content from `start` on; a block that is seen again counts anew from its beginning."""
+        view = memoryview(data)
+        while len(view):
+            number, offset = divmod(start, BLOCK)
+            piece = view[: BLOCK - offset]
+            seen, crc = self._blocks.get(number, (0, 0)) if offset else (0, 0)
+            if seen == offset:
+                self._blocks[number] = offset + len(piece), zlib.crc32(piece, crc)
+            start += len(piece)
+            view = view[len(piece) :]
+
+    def whole(self) -> bytes | None:
+        """All of them, packed; None if some byte has not been seen."""
+        packed = array("I")
+        for number in range(-(-self.size // BLOCK)):
+            length = min(BLOCK, self.size - number * BLOCK)
+            seen, crc = self._blocks.get(number, (0, 0))
+            if not seen and length == min(BLOCK, self._base_size - number * BLOCK) and self._base:
+                crc = self._base[number]
+            elif seen != length:
+                return None
+            packed.append(crc)
+        return packed.tobytes()
+
+
+class Sums:
+    """The checksums of contents in the store."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._under_way: dict[int, Taken] = {}
+        self._known: dict[int, array[int]] = {}
+
+    def begin(self, cid: int, size: int, base_cid: int, base_size: int) -> Taken:
+        """To be given the content as it is sent."""
+        taken = self._under_way[cid] = Taken(size, self.of(base_cid), base_size)
+        if len(self._under_way) > _UNDER_WAY:
+            del self._under_way[next(iter(self._under_way))]
+        return taken
+
+    def sent(self, cid: int, taken: Taken, size: int) -> None:
+        """The content, which is of this size, was sent by other means than `begin` had been told of."""
+        taken.size = size
+        self._under_way[cid] = taken
+
+    def landed(self, cid: int) -> None:
+        """The store has it: keep what was taken, in the caller's transaction."""
+        taken = self._under_way.pop(cid, None)
+        packed = taken.whole() if taken is not None else None
+        if packed is not None:
+            self._index.put_sums(cid, packed)
+
+    def take(self, cid: int, content: Data) -> None:
+        """Remember those of a whole content that the store has compared, for this process."""
+        taken = Taken(len(content))
+        taken.see(0, content)
+        self._keep(cid, taken.whole() or b"")
+
+    def of(self, cid: int) -> array[int] | None:
+        """One a block, if they are known."""
+        sums = self._known.pop(cid, None)
+        if sums is not None:
+            self._known[cid] = sums
+            return sums
+        packed = self._index.sums(cid)
+        return self._keep(cid, packed) if packed is not None else None
+
+    def _keep(self, cid: int, packed: bytes) -> array[int]:
+        sums = self._known[cid] = array("I", packed)
+        if len(self._known) > _KEPT:
+            del self._known[next(iter(self._known))]
+        return sums
