@@ -139,6 +139,11 @@ class Clearing:
                 if user is None or not (user.nlink or user.opens):
                     continue
                 # A move that has not been copied yet, or a file that is still open.
+                if user.nlink and user.due is None:
+                    log.warning("%r has its content in %r alone", self._tree.path_of(ino), key)
+                    with self._index.transaction():
+                        self._tree.want(user, 0)
+                        self._index.save(user)
                 if user.nlink or not await self._content.rescue(user):
                     raise Blocked
         if key.endswith("/") and any(below.key != key for below in self._index.objects_below(key)):

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -555,3 +556,22 @@ async def test_the_lost_reply_of_a_put_and_then_an_unlink(store: DictStore, stat
         await m.drain()
         assert await m.tree() == expected
     assert contents(store) == expected
+
+
+async def test_a_file_whose_content_is_in_a_stale_object_alone_is_copied(
+    store: DictStore, state: Path
+) -> None:
+    """However it came about: nobody waits for a copy that nobody makes."""
+    async with running(store, state) as m:
+        await m.write_file("f", b"x")
+        await m.drain()
+        index = m.vfs._index
+        known = index.object("f")
+        assert known is not None
+        etag = store.put("g", b"x").etag
+        store.delete("f")
+        with index.transaction():
+            index.drop_object("f")
+            index.put_object(replace(known, key="g", etag=etag, stale=1))
+        await m.drain()
+        assert contents(store) == {"f": b"x"}
