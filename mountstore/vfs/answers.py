@@ -21,7 +21,8 @@ from mountstore.vfs.digests import digest_of_body, digest_of_object
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
-from mountstore.vfs.rows import Intent, Known, Node
+from mountstore.vfs.places import metadata_of_place
+from mountstore.vfs.rows import Dentry, Intent, Known, Node
 from mountstore.vfs.tree import Tree
 
 _ASKS = 4  # how often an object is asked for until two answers agree
@@ -51,13 +52,14 @@ class Answers:
         self._capabilities = store.store.capabilities
         self._looked: set[str] = set()  # keys without a name, whose requests had not landed at a first look
 
-    def metadata(self, node: Node) -> dict[str, str]:
-        """What travels beside the content of this node; nothing where the store keeps none."""
+    def metadata(self, node: Node, dentry: Dentry) -> dict[str, str]:
+        """What travels beside the content of this node under a name; nothing where the store keeps none."""
         if not self._capabilities.metadata:
             return {}
-        return metadata_of(
+        metadata = metadata_of(
             node.mode, node.uid, node.gid, node.atime_ns, node.mtime_ns, node.ctime_ns, node.rdev
         )
+        return metadata | metadata_of_place(dentry)
 
     async def head(self, key: str, *likely: str | None) -> ObjectInfo | None:
         """The object as it is, or None. Believed if it is a likely answer (etags; None: no object), else when

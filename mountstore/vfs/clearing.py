@@ -131,7 +131,7 @@ class Clearing:
             with self._index.transaction():
                 self._index.set_stale(key, 0)
             return
-        if key in self._busy or self._tree.is_held(key):
+        if key in self._busy or self._tree.is_held(key) or self._is_needed(key):
             raise Blocked
         if known.cid and all(k.key == key or k.stale for k in self._index.objects_with(known.cid)):
             for ino in self._index.users_of_content(known.cid):
@@ -164,6 +164,13 @@ class Clearing:
                 self._index.drop_object(key)
         finally:
             self._busy.give(key)
+
+    def _is_needed(self, key: str) -> bool:
+        """Whether this marker tells where the members of a directory are, and no other does so yet."""
+        if not key.endswith(")/") or (dentry := self._index.dentry_of_deep(key[-25:-1])) is None:
+            return False
+        marker = self._index.object(self._tree.marker_of(dentry.ino))
+        return marker is None or marker.etag is None
 
     async def _delete_object(self, known: Known) -> None:
         key = known.key

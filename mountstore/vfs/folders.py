@@ -9,11 +9,12 @@ import trio
 
 from mountstore.aio import AsyncStore
 from mountstore.vfs.answers import Answers
-from mountstore.vfs.clearing import Clearing
+from mountstore.vfs.clearing import Blocked, Clearing
 from mountstore.vfs.content import BusyKeys
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
+from mountstore.vfs.places import deep_id, forwards, prefix_below
 from mountstore.vfs.rows import Intent, Known, Node
 from mountstore.vfs.tree import Tree
 
@@ -51,7 +52,9 @@ class Folders:
         if not node.marker:
             self._clearing.done(node)
             return
-        key = self._tree.prefix_of(node.ino)
+        key = self._tree.marker_of(node.ino)
+        if not self._tree.places.fits(key):
+            raise Blocked  # above it a directory has moved that is still to be visited
         if key in self._busy.unsettled:
             await self._answers.recover(key)
         known = self._index.object(key)
@@ -63,9 +66,9 @@ class Folders:
             return
         await self._clearing.make_room(key, node)
         await self._busy.wait(key)
-        if not node.nlink or self._tree.prefix_of(node.ino) != key:
+        if not node.nlink or self._tree.marker_of(node.ino) != key:
             return
-        metadata = self._answers.metadata(node)
+        metadata = self._answers.metadata(node, self._index.links(node.ino)[0])
         mid = node.mid
         self._busy.take(key)
         try:
@@ -82,14 +85,14 @@ class Folders:
             with self._index.transaction():
                 self._index.drop_intents(key)
                 self._index.put_object(Known(key, info.etag, info.size, info.mtime_ns, 0, mid, 0))
-                if not node.nlink or self._tree.prefix_of(node.ino) != key:
+                if not node.nlink or self._tree.marker_of(node.ino) != key:
                     self._index.set_stale(key, time.time_ns())
         except BaseException:
             self._answers.unsettled(key)
             raise
         finally:
             self._busy.give(key)
-        if node.mid == mid and node.nlink and self._tree.prefix_of(node.ino) == key and not node.subtree:
+        if node.mid == mid and node.nlink and self._tree.marker_of(node.ino) == key and not node.subtree:
             self._tree.tell_attributes(node)
             self._clearing.done(node)
         else:
@@ -108,14 +111,22 @@ class Folders:
         after = 0
         while node.nlink and (batch := self._index.children(node.ino, after, _BATCH)):
             with self._index.transaction():
-                for _, child in batch:
+                for dentry, child in batch:
                     if child.is_dir:
-                        segment = self._tree.prefix_of(child.ino)[len(wanted) :]
-                        self._index.add_vacated(child.ino, [prefix + segment for prefix in vacated])
-                        child.subtree = 1
+                        if deep_id(dentry) is None:
+                            places = [prefix_below(prefix, dentry) for prefix in vacated]
+                        else:
+                            places = [prefix_below("", dentry)]
+                        self._tree.refit(dentry, is_dir=True)
+                        if places != [self._tree.prefix_of(child.ino)]:
+                            self._index.add_vacated(child.ino, places)
+                            child.subtree = 1
+                        if forwards(self._tree.marker_of(child.ino)[:-1]):
+                            child.marker = 1
                         self._tree.want(child, 0)
                         self._index.save(child)
                         continue
+                    self._tree.refit(dentry, is_dir=False)
                     self._tree.unwant_content(child)
                     self._tree.want(child, None if child.writers else 0)
                     self._index.save(child)

@@ -63,6 +63,8 @@ CREATE TABLE dentry(
   UNIQUE(parent, name));
 CREATE INDEX dentry_order ON dentry(parent, id);
 CREATE INDEX dentry_ino ON dentry(ino);
+CREATE INDEX dentry_segment ON dentry(parent, segment) WHERE segment IS NOT NULL;
+CREATE INDEX dentry_deep ON dentry(substr(segment, -24)) WHERE segment IS NOT NULL;
 CREATE TABLE object(
   dir TEXT NOT NULL, base TEXT NOT NULL, etag TEXT, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
   cid INTEGER NOT NULL, mid INTEGER NOT NULL, stale INTEGER NOT NULL DEFAULT 0,
@@ -409,6 +411,28 @@ class Index:
             "SELECT id, parent, name, ino, segment FROM dentry WHERE parent=? AND name=?", (parent, name)
         ).fetchone()
         return row and Dentry(*row)
+
+    def dentry_of_segment(self, parent: int, segment: str) -> Dentry | None:
+        """The name that was remembered with this segment."""
+        row = self._execute(
+            "SELECT id, parent, name, ino, segment FROM dentry"
+            " WHERE parent=? AND segment=? AND segment IS NOT NULL",
+            (parent, segment),
+        ).fetchone()
+        return row and Dentry(*row)
+
+    def dentry_of_deep(self, suffix: str) -> Dentry | None:
+        """The name whose segment ends so (24 bytes): its directory's members are elsewhere."""
+        row = self._execute(
+            "SELECT id, parent, name, ino, segment FROM dentry"
+            " WHERE substr(segment, -24)=? AND segment IS NOT NULL",
+            (suffix,),
+        ).fetchone()
+        return row and Dentry(*row)
+
+    def set_segment(self, dentry_id: int, segment: str | None) -> None:
+        """Remember where a name belongs in the store, if the name does not tell it."""
+        self._execute("UPDATE dentry SET segment=? WHERE id=?", (segment, dentry_id))
 
     def entry(self, parent: int, name: bytes) -> Node | None:
         """The node of a name."""

@@ -29,6 +29,7 @@ from mountstore.vfs.attrs import attrs_of
 from mountstore.vfs.content import BusyKeys
 from mountstore.vfs.index import Index
 from mountstore.vfs.options import VfsOptions
+from mountstore.vfs.places import DEEP, forwards, is_deep_prefix, may_tell_name, stored_place
 from mountstore.vfs.rows import Dentry, Known, Node
 from mountstore.vfs.tree import Tree, fail
 
@@ -317,18 +318,27 @@ class Listing:
                 told[info.key] = info
             elif old is None or old.etag is None:
                 # A marker is asked for anyway: it may be the first to tell of attributes.
-                if asks or (info.key == prefix and self._asks is None):
+                if (
+                    asks
+                    or (info.key == prefix and self._asks is None)
+                    or may_tell_name(info.key[len(prefix) :])
+                ):
                     ask.append(info.key)
             elif old.etag != info.etag:
                 ask.append(info.key)
             heard[info.key] = {info.etag} if old is None else {info.etag, old.etag}
-        if asks:
-            ask += [key for key in page.prefixes if key not in known]
+        ask += [
+            key for key in page.prefixes if key not in known and (asks or may_tell_name(key[len(prefix) :]))
+        ]
         missing = [key for key in known if key not in listed and lower is not None]
         gone = [key for key in missing if not key.endswith("/")]
         heard.update((key, {None, known[key].etag}) for key in gone)
         ask += gone
         empty = [key for key in missing if key.endswith("/") and await self._is_lost(node, known[key])]
+        if DEEP in page.prefixes and not prefix and not await self._holds_others(DEEP):
+            page = Page(page.objects, [key for key in page.prefixes if key != DEEP])
+        elif prefix == DEEP:
+            page = Page(page.objects, [key for key in page.prefixes if not is_deep_prefix(key)])
         ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
         answers = told | await self._heads(ask, heard)
         if node.nlink == 0 or node.prefix != prefix:
@@ -361,6 +371,13 @@ class Listing:
     def _is_ours(self, key: str, clock: int) -> bool:
         """Whether a request of our own may be newer than what a listing tells of this key."""
         return key in self._busy or self._touched.get(key, 0) > clock
+
+    async def _holds_others(self, deep: str) -> bool:
+        """Whether there is more below this prefix than the members of directories that appear elsewhere."""
+        async for page in self._store.pages(deep, delimiter="/", limit=_PAGE):
+            if page.objects or not all(map(is_deep_prefix, page.prefixes)):
+                return True
+        return False
 
     async def _is_ghost(self, key: str) -> bool:
         """Whether a prefix below which we have deleted a moment ago is told of by an old listing alone."""
@@ -437,8 +454,12 @@ class Listing:
             return
         if self._busy.below(key) or next(self._index.objects_below(key), None) is not None:
             return  # what is left there is ours, and on its way out
+        if forwards(segment) and key not in answers:
+            return  # it could not be asked where the members are
+        stored = answers.get(key)
+        name, is_deep = stored_place(segment, stored.metadata if stored else None)
         known = Known(key, None, 0, 0, 0, self._index.new_id(), 0)
-        node = self._tree.adopt(parent, segment, known, is_dir=True)
+        node = self._tree.adopt(parent, segment, known, is_dir=True, name=name, is_deep=is_deep)
         if info := answers.get(key):
             known = Known(key, info.etag, info.size, info.mtime_ns, 0, known.mid, 0)
             self.apply(node, info)
@@ -473,7 +494,8 @@ class Listing:
         known = Known(key, info.etag, info.size, info.mtime_ns, self._index.new_id(), self._index.new_id(), 0)
         if old is not None and not old.stale and self._index.users_of_content(old.cid):
             return  # the source of a move: the reconciler deals with it
-        node = self._tree.adopt(parent, segment, known, is_dir=False)
+        name, _ = stored_place(segment, info.metadata)
+        node = self._tree.adopt(parent, segment, known, is_dir=False, name=name)
         self.apply(node, info)
         self._index.save(node)
         self._index.put_object(known)
@@ -490,7 +512,7 @@ class Listing:
             # Those who have it open keep the version that they opened.
             segment = info.key[len(parent.prefix or "") :]
             self._tree.disown(dentry, node)
-            node = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id)
+            node = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id, name=dentry.name)
         else:
             node.cid = node.base_cid = known.cid
             node.size = known.size

@@ -200,7 +200,7 @@ class Reconciler:
         """Whether the store has this state of the node, or a later one, at each of its names."""
         for dentry in self._index.links(node.ino):
             if node.is_dir:
-                known = self._index.object(self._tree.prefix_of(node.ino))
+                known = self._index.object(self._tree.marker_of(node.ino))
             else:
                 known = self._index.object(self._tree.key_of(dentry))
             if known is None or known.mid < mid or (not node.is_dir and known.cid < cid):

@@ -17,6 +17,15 @@ from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.names import NAME_MAX, name_of_segment, segment_of_name
 from mountstore.vfs.options import VfsOptions
+from mountstore.vfs.places import (
+    Places,
+    deep_id,
+    deep_suffix,
+    is_deep_prefix,
+    prefix_below,
+    segment_of,
+    without_deep,
+)
 from mountstore.vfs.rows import ROOT_INO, Dentry, Known, Node
 from mountstore.vfs.staging import Layer
 
@@ -52,8 +61,7 @@ class Tree:
         self._delay_ns = int(options.upload_delay_s * 1e9)
         self._checkpoint_ns = int(options.checkpoint_s * 1e9)
         self._options = options
-        self._max_key = max_key_bytes
-        self._max_segment = max_segment_bytes
+        self.places = Places(max_key_bytes, max_segment_bytes)
         self._prefixes: dict[int, str] = {ROOT_INO: ""}  # where each directory belongs in the store
 
     # -- keys --------------------------------------------------------------------------------------
@@ -66,7 +74,7 @@ class Tree:
             if not links:
                 raise fail(errno.ENOENT)
             (link,) = links
-            prefix = self.prefix_of(link.parent) + _segment(link) + "/"
+            prefix = prefix_below("" if deep_id(link) else self.prefix_of(link.parent), link)
             if len(self._prefixes) > 50_000:
                 self._prefixes = {ROOT_INO: ""}
             self._prefixes[ino] = prefix
@@ -74,12 +82,27 @@ class Tree:
 
     def key_of(self, dentry: Dentry) -> str:
         """The key that a name of anything but a directory wants."""
-        return self.prefix_of(dentry.parent) + _segment(dentry)
+        return self.prefix_of(dentry.parent) + segment_of(dentry)
+
+    def marker_of(self, ino: int) -> str:
+        """The key that the marker of a directory wants: its prefix, but for those with too long a path."""
+        links = self._index.links(ino)
+        if not links:
+            raise fail(errno.ENOENT)
+        return self.key_of(links[0]) + "/"
 
     def find(self, key: str) -> tuple[Dentry, Node] | None:
         """The name that wants this key, if any; a key that ends in a slash is a directory's."""
         parent = ROOT_INO
         is_dir = key.endswith("/")
+        found = None
+        if (suffix := deep_suffix(key)) is not None and (deep := self._index.dentry_of_deep(suffix)):
+            node = self._index.node(deep.ino)
+            if node is None or not node.is_dir:
+                return None
+            if is_deep_prefix(key):
+                return deep, node
+            parent, key = node.ino, key.split("/", 2)[2]
         segments = key[:-1].split("/") if is_dir else key.split("/")
         for depth, segment in enumerate(segments):
             want_dir = is_dir or depth < len(segments) - 1
@@ -91,9 +114,13 @@ class Tree:
 
     def find_segment(self, parent: int, segment: str, *, want_dir: bool) -> tuple[Dentry, Node] | None:
         """The entry of a directory that wants this segment."""
+        if "%(" in segment and (explicit := self._index.dentry_of_segment(parent, segment)):
+            node = self._index.node(explicit.ino)
+            if node is not None and node.is_dir == want_dir:
+                return explicit, node
         for clash in (False,) if want_dir else (False, True):
             dentry = self._index.dentry(parent, name_of_segment(segment, clash=clash))
-            if dentry is not None and _segment(dentry) == segment:
+            if dentry is not None and segment_of(dentry) == segment:
                 node = self._index.node(dentry.ino)
                 if node is not None and node.is_dir == want_dir:
                     return dentry, node
@@ -110,24 +137,26 @@ class Tree:
             ino = links[0].parent
         return "/" + "/".join(reversed(names))
 
-    def _check_name(self, parent: Node, name: bytes) -> str | None:
+    def _check_name(
+        self, parent: Node, name: bytes, *, is_dir: bool = False, old: Dentry | None = None
+    ) -> str | None:
         """The segment to remember with a new name, if the name does not tell it."""
         if len(name) > NAME_MAX:
             raise fail(errno.ENAMETOOLONG)
         if parent.nlink == 0:
             raise fail(errno.ENOENT)
-        segment = segment_of_name(name)
-        explicit = None
-        if name_of_segment(segment) != name:
-            # Looks like an escape that no key has: the name is taken literally.
-            segment = explicit = name.decode(errors="backslashreplace")
-        if self._max_segment is not None and len(segment.encode()) > self._max_segment:
-            raise fail(errno.ENAMETOOLONG)
-        if self._max_key is not None:
-            prefix = self.prefix_of(parent.ino)
-            if len(prefix.encode()) + len(segment.encode()) + 1 > self._max_key:
-                raise fail(errno.ENAMETOOLONG)
-        return explicit
+        return self.places.segment(self.prefix_of(parent.ino), name, is_dir=is_dir, old=old)
+
+    def refit(self, dentry: Dentry, *, is_dir: bool) -> None:
+        """The directory of this name has moved: the name may need another place in it, or its own again.
+
+        In the caller's transaction.
+        """
+        segment = self.places.segment(self.prefix_of(dentry.parent), dentry.name, is_dir=is_dir, old=dentry)
+        if segment != dentry.segment:
+            self._index.set_segment(dentry.id, segment)
+            if is_dir:
+                self._prefixes = {ROOT_INO: ""}
 
     # -- due times ---------------------------------------------------------------------------------
 
@@ -189,7 +218,7 @@ class Tree:
         writers: int = 0,
     ) -> Node:
         """A new file, directory, symlink or special file. Raises EEXIST, ENAMETOOLONG, ENOENT."""
-        segment = self._check_name(parent, name)
+        segment = self._check_name(parent, name, is_dir=stat.S_ISDIR(mode))
         if self._index.dentry(parent.ino, name) is not None:
             raise fail(errno.EEXIST)
         now = time.time_ns()
@@ -203,7 +232,8 @@ class Tree:
         if node.is_dir:
             node.nlink = 2
             node.marker = 1
-            node.prefix = self.prefix_of(parent.ino) + (segment or segment_of_name(name)) + "/"
+            dentry = Dentry(0, parent.ino, name, node.ino, segment)
+            node.prefix = prefix_below(self.prefix_of(parent.ino), dentry)
             node.listed_ns = now
         elif target is not None:
             node.target = target
@@ -214,8 +244,7 @@ class Tree:
             self._index.insert_dentry(parent.ino, name, node.ino, segment)
             if node.is_dir:
                 parent.nlink += 1
-                assert node.prefix is not None
-                self._reclaim(node.prefix)
+                self._reclaim(self.marker_of(node.ino))
             self._changed_entries(parent, now)
         return node
 
@@ -305,8 +334,7 @@ class Tree:
         return self._content.drop(node)
 
     def _remove_dir(self, dentry: Dentry, node: Node, parent: Node, now: int) -> None:
-        prefix = self.prefix_of(node.ino)
-        self._unwant_key(prefix)
+        self._unwant_key(self.key_of(dentry) + "/")
         for vacated in self.vacated(node.ino):
             self.unwant_prefix(vacated)
         self._index.delete_dentry(dentry.id)
@@ -388,7 +416,7 @@ class Tree:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
             raise fail(errno.EINVAL)
         dentry, node = self._entry(parent, name)
-        segment = self._check_name(new_parent, new_name)
+        segment = self._check_name(new_parent, new_name, is_dir=node.is_dir, old=dentry)
         target_dentry = self._index.dentry(new_parent.ino, new_name)
         target = self._index.node(target_dentry.ino) if target_dentry else None
         if flags & RENAME_EXCHANGE:
@@ -449,6 +477,13 @@ class Tree:
             self._leave_key(other_dentry, other)
             self._index.point_dentry(dentry.id, other.ino)
             self._index.point_dentry(other_dentry.id, node.ino)
+            self._prefixes = {ROOT_INO: ""}
+            for name, there in ((dentry, other), (other_dentry, node)):
+                if name.segment is not None or there.is_dir:
+                    prefix = self.prefix_of(name.parent)
+                    old = without_deep(name)
+                    segment = self.places.segment(prefix, name.name, is_dir=there.is_dir, old=old)
+                    self._index.set_segment(name.id, segment)
             if node.is_dir != other.is_dir and parent is not other_parent:
                 step = 1 if node.is_dir else -1
                 parent.nlink -= step
@@ -467,13 +502,14 @@ class Tree:
             return set()
         prefixes = self._index.vacated(ino)
         for link in self._index.links(ino):
-            prefixes |= {prefix + _segment(link) + "/" for prefix in self.vacated(link.parent)}
+            if deep_id(link) is None:
+                prefixes |= {prefix_below(prefix, link) for prefix in self.vacated(link.parent)}
         return prefixes
 
     def _leave_key(self, dentry: Dentry, node: Node) -> None:
         if node.is_dir:
             prefix = self.prefix_of(node.ino)
-            self._unwant_key(prefix)
+            self._unwant_key(self.key_of(dentry) + "/")
             self._index.add_vacated(node.ino, {prefix} | self.vacated(node.ino))
         else:
             self._unwant_key(self.key_of(dentry))
@@ -482,6 +518,7 @@ class Tree:
         node.ctime_ns = now
         if node.is_dir:
             node.subtree = 1
+            node.marker |= any(deep_id(link) is not None for link in self._index.links(node.ino))
             self._prefixes = {ROOT_INO: ""}
         else:
             self.unwant_content(node)
@@ -518,23 +555,32 @@ class Tree:
     # -- what the store tells ----------------------------------------------------------------------
 
     def adopt(
-        self, parent: Node, segment: str, known: Known, *, is_dir: bool, place: int | None = None
+        self,
+        parent: Node,
+        segment: str,
+        known: Known,
+        *,
+        is_dir: bool,
+        place: int | None = None,
+        name: bytes | None = None,
+        is_deep: bool = False,
     ) -> Node:
         """A name for what was found in the store; in the caller's transaction.
 
         A directory takes the plain name, a file of the same name steps aside. `place` is the position in the
-        directory of a name that this one replaces.
+        directory of a name that this one replaces; `name` the name, where the segment does not tell it.
         """
         options = self._options
-        name = name_of_segment(segment)
+        if name is None or self._index.dentry(parent.ino, name) is not None:
+            name = name_of_segment(segment)
         there = self._index.dentry(parent.ino, name)
         if there is not None and is_dir:
             file_name = name_of_segment(segment, clash=True)
             self._index.delete_dentry(there.id)
-            self._index.insert_dentry(parent.ino, file_name, there.ino, _segment(there))
+            self._index.insert_dentry(parent.ino, file_name, there.ino, segment_of(there))
         elif there is not None:
             name = name_of_segment(segment, clash=True)
-        explicit = None if segment_of_name(name) == segment else segment
+        explicit = None if segment_of_name(name) == segment and not is_deep else segment
         mode = stat.S_IFDIR | options.dir_mode if is_dir else stat.S_IFREG | options.file_mode
         node = self.new_node(mode, options.uid, options.gid, known.mtime_ns or time.time_ns())
         node.known = 0
@@ -542,6 +588,8 @@ class Tree:
         if is_dir:
             node.nlink = 2
             node.prefix = known.key
+            if is_deep:
+                node.prefix = prefix_below("", Dentry(0, parent.ino, name, node.ino, segment))
             parent.nlink += 1
             self._index.save(parent)
         else:
@@ -566,7 +614,3 @@ class Tree:
         self._index.save(node)
         if node.nlink == 0 and not node.opens:
             self._index.drop_node(node)
-
-
-def _segment(dentry: Dentry) -> str:
-    return segment_of_name(dentry.name) if dentry.segment is None else dentry.segment

@@ -93,7 +93,7 @@ class Vfs(Assembly):
         if name == b".":
             return parent, 0.0
         if not self._listing.is_fresh(parent):
-            await self._listing.ensure_name(parent, segment_of_name(name))
+            await self._ensure_name(parent, name)
         return self._index.entry(parent_ino, name), self._listing.valid_s(parent)
 
     def valid_s(self, parent_ino: int) -> float:
@@ -162,8 +162,14 @@ class Vfs(Assembly):
             if name is None:
                 await self._listing.ensure(parent)
             else:
-                await self._listing.ensure_name(parent, segment_of_name(name))
+                await self._ensure_name(parent, name)
         return parent
+
+    async def _ensure_name(self, parent: Node, name: bytes) -> None:
+        if self._tree.places.is_plain(parent.prefix or "", name):
+            await self._listing.ensure_name(parent, segment_of_name(name))
+        else:
+            await self._listing.ensure(parent)
 
     async def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Node:
         self._writable()

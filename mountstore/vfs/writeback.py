@@ -73,6 +73,8 @@ class Writeback:
                 self._index.save(node)
         for dentry in self._index.links(node.ino):
             key = self._tree.key_of(dentry)
+            if not self._tree.places.fits(key):
+                raise Blocked  # above it a directory has moved that is still to be visited
             if key in self._busy.unsettled:
                 await self._answers.recover(key)
             known = self._index.object(key)
@@ -113,7 +115,7 @@ class Writeback:
     async def _upload(self, node: Node, dentry: Dentry, key: str) -> None:
         known = self._index.object(key)
         stream = None
-        metadata = self._answers.metadata(node)
+        metadata = self._answers.metadata(node, dentry)
         if node.target is not None:
             snapshot = Snapshot(node.ino, node.cid, node.size, 0, 0, ())
             body: Body = node.target
@@ -291,7 +293,7 @@ class Writeback:
     async def _copy(self, node: Node, dentry: Dentry, key: str, sources: list[Known]) -> None:
         """The store has the content already: under another key, or here with other attributes."""
         source = next((known for known in sources if known.key == key), sources[0])
-        metadata = self._answers.metadata(node)
+        metadata = self._answers.metadata(node, dentry)
         if source.key == key and not self._capabilities.metadata:
             with self._index.transaction():
                 self._index.put_object(replace(source, mid=node.mid, stale=0))
@@ -377,7 +379,7 @@ class Writeback:
         assert parent is not None
         segment = self._tree.key_of(dentry)[len(self._tree.prefix_of(parent.ino)) :]
         self._tree.disown(dentry, node)
-        new = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id)
+        new = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id, name=dentry.name)
         self._listing.apply(new, info)
         self._tree.want(new, 0)
         self._index.save(new)
@@ -398,13 +400,16 @@ class Writeback:
                 assert parent is not None
                 name = self._conflict_name(dentry)
                 self._index.delete_dentry(dentry.id)
-                self._index.insert_dentry(dentry.parent, name, node.ino)
+                place = self._tree.places.segment(self._tree.prefix_of(parent.ino), name, is_dir=False)
+                self._index.insert_dentry(dentry.parent, name, node.ino, place)
                 known = Known(
                     key, info.etag, info.size, info.mtime_ns, self._index.new_id(), self._index.new_id(), 0
                 )
                 self._index.put_object(known)
                 segment = key[len(self._tree.prefix_of(parent.ino)) :]
-                theirs = self._tree.adopt(parent, segment, known, is_dir=False, place=dentry.id)
+                theirs = self._tree.adopt(
+                    parent, segment, known, is_dir=False, place=dentry.id, name=dentry.name
+                )
                 self._listing.apply(theirs, info)
                 self._index.save(theirs)
                 self._index.add_conflict(node.ino)
