@@ -79,6 +79,9 @@ class FuseOperations(pyfuse3.Operations):
     def __init__(self, vfs: Vfs) -> None:
         super().__init__()
         self._vfs = vfs
+        self.enable_acl = vfs.options.acl  # the kernel then enforces them
+        self._xattrs = vfs.options.xattr or vfs.options.acl
+        self._atime = vfs.options.atime
         self._last_cid: dict[int, int] = {}  # the content whose pages the kernel may hold
         self._pushing: dict[int, trio.Event] = {}  # inodes whose pages are being filled
         self.nursery: trio.Nursery | None = None  # where that goes on; none, and nothing is pushed
@@ -90,7 +93,7 @@ class FuseOperations(pyfuse3.Operations):
         attributes.st_ino = node.ino
         attributes.entry_timeout = attributes.attr_timeout = valid_s
         attributes.st_mode = node.mode
-        attributes.st_nlink = node.nlink
+        attributes.st_nlink = node.shown_nlink
         attributes.st_uid = node.uid
         attributes.st_gid = node.gid
         attributes.st_rdev = node.rdev
@@ -266,6 +269,8 @@ class FuseOperations(pyfuse3.Operations):
             data = await self._vfs.read(fh, off, size)
             if (gift := self._vfs.block_around(fh, off)) is not None:
                 self._push(*gift)
+        if self._atime:
+            self._vfs.was_read(fh)
         return cast(bytes, data)  # any buffer does
 
     def _push(self, node: Node, start: int, block: bytes) -> None:
@@ -309,6 +314,33 @@ class FuseOperations(pyfuse3.Operations):
         if node.ino in self._last_cid:
             # What was written through the kernel is what its pages hold.
             self._last_cid[node.ino] = node.cid
+
+    # -- extended attributes -----------------------------------------------------------------------
+
+    def _with_xattrs(self) -> None:
+        if not self._xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)  # the kernel never asks again
+
+    @_answer
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self._with_xattrs()
+        return self._vfs.getxattr(inode, name)
+
+    @_answer
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        self._with_xattrs()
+        return self._vfs.listxattr(inode, privileged=ctx.uid == 0)
+
+    @_answer
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._with_xattrs()
+        groups = None if ctx.uid == 0 else {ctx.gid, *pyfuse3.get_sup_groups(ctx.pid)}
+        self._vfs.setxattr(inode, name, value, groups)
+
+    @_answer
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._with_xattrs()
+        self._vfs.removexattr(inode, name)
 
     # -- the file system ---------------------------------------------------------------------------
 

@@ -57,6 +57,25 @@ _PATH = _Read("path", fstab.absolute)
     "--umask", type=_Read("octal", fstab.octal), help="Mode of what has none in the store [default: 022]."
 )
 @click.option(
+    "--file-mode",
+    type=_Read("octal", fstab.octal),
+    help="Mode of files that have none in the store [default: by --umask].",
+)
+@click.option(
+    "--dir-mode",
+    type=_Read("octal", fstab.octal),
+    help="Mode of directories that have none in the store [default: by --umask].",
+)
+@click.option("--xattr", is_flag=True, default=None, help="Keep user, security and trusted attributes.")
+@click.option("--acl", is_flag=True, default=None, help="Keep POSIX ACLs, and let the kernel enforce them.")
+@click.option("--dev", is_flag=True, default=None, help="Allow device nodes; for root.")
+@click.option(
+    "--atime",
+    is_flag=True,
+    default=None,
+    help="Record that a file was read, as relatime does; else its access time changes by utimensat alone.",
+)
+@click.option(
     "--allow-other",
     is_flag=True,
     default=None,
@@ -97,7 +116,8 @@ def mount(
 
     Without STORE, the embedded default store, sqlite:, is mounted. Returns when the mount works; the
     daemon goes on in the background until `mountstore umount`, which waits until the store has
-    everything. MOUNTPOINT is an empty directory. The mount is always nosuid and nodev.
+    everything. MOUNTPOINT is an empty directory. The mount is always nosuid,
+    and nodev without --dev.
     """
     if len(places) > 2:
         raise UsageError("mount takes a store and a mount point: mountstore mount [STORE] MOUNTPOINT")

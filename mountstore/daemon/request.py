@@ -21,7 +21,8 @@ FUSE_DEVICE = "/dev/fuse"
 class MountRequest:
     """One `mountstore mount`. `mountpoint` is absolute (see `mounttab.resolve`); None means the default.
 
-    The meanings and defaults of ttl_s, fsync, checkpoint_s, attrs, uid, gid and umask are `VfsOptions`'.
+    The meanings and defaults of ttl_s, fsync, checkpoint_s, attrs, uid, gid, umask,
+    file_mode, dir_mode, xattr, acl, dev and atime are `VfsOptions`'.
     """
 
     url: str
@@ -32,6 +33,12 @@ class MountRequest:
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    file_mode: int | None = None
+    dir_mode: int | None = None
+    xattr: bool = False
+    acl: bool = False
+    dev: bool = False
+    atime: bool = False
     ttl_s: float | None = None
     checkpoint_s: float | None = None
     fsync: Literal["remote", "local"] | None = None
@@ -49,8 +56,12 @@ class MountRequest:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**32 - 1:
                 raise UsageError(f"{name} must be a number between 0 and {2**32 - 2}")
-        if self.umask is not None and not 0 <= self.umask <= 0o777:
-            raise UsageError("umask must be octal, between 000 and 777")
+        for name in ("umask", "file_mode", "dir_mode"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 0o777:
+                raise UsageError(f"{name} must be octal, between 000 and 777")
+        if self.dev and os.geteuid() != 0:
+            raise UsageError("device nodes (--dev) are for mounts of root")
 
 
 def check_mountpoint(mountpoint: str) -> None:

@@ -260,7 +260,16 @@ class Mount:
         names = ("uid", "gid", "umask", "ttl_s", "checkpoint_s", "fsync", "attrs")
         given: dict[str, Any] = {name: getattr(request, name) for name in names}
         given = {name: value for name, value in given.items() if value is not None}
-        return VfsOptions(read_only=request.read_only, **given)
+        return VfsOptions(
+            read_only=request.read_only,
+            given_file_mode=request.file_mode,
+            given_dir_mode=request.dir_mode,
+            xattr=request.xattr,
+            acl=request.acl,
+            dev=request.dev,
+            atime=request.atime,
+            **given,
+        )
 
     async def _mounted(self, vfs: Vfs) -> None:
         check_mountpoint(self._request.mountpoint)
@@ -310,7 +319,8 @@ class Mount:
         # pyfuse3 passes options on as ASCII: what is not stands as in a URL.
         source = quote(self._record.url, safe="".join(map(chr, range(0x20, 0x7F))))
         source = source.replace("\\", "\\\\").replace(",", "\\,")
-        options = {f"fsname={source}", "subtype=mountstore", "default_permissions", "nosuid", "nodev"}
+        options = {f"fsname={source}", "subtype=mountstore", "default_permissions", "nosuid"}
+        options.add("dev" if request.dev else "nodev")
         flags = {"ro": request.read_only, "allow_other": request.allow_other, "noexec": request.noexec}
         return options | {name for name, wanted in flags.items() if wanted}
 

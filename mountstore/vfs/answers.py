@@ -15,13 +15,12 @@ import trio
 from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
-from mountstore.vfs.attrs import metadata_of
 from mountstore.vfs.content import Body, BusyKeys, Content
 from mountstore.vfs.digests import digest_of_body, digest_of_object
+from mountstore.vfs.extras import metadata_for
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
-from mountstore.vfs.places import metadata_of_place
 from mountstore.vfs.rows import Dentry, Intent, Known, Node
 from mountstore.vfs.tree import Tree
 
@@ -52,14 +51,15 @@ class Answers:
         self._capabilities = store.store.capabilities
         self._looked: set[str] = set()  # keys without a name, whose requests had not landed at a first look
 
-    def metadata(self, node: Node, dentry: Dentry) -> dict[str, str]:
-        """What travels beside the content of this node under a name; nothing where the store keeps none."""
+    def metadata(self, node: Node, dentry: Dentry, key: str, *, new_content: bool) -> dict[str, str]:
+        """What travels beside the content of this node under a key; nothing where the store keeps none.
+
+        Raises StoreFull if it is more than the store holds.
+        """
         if not self._capabilities.metadata:
             return {}
-        metadata = metadata_of(
-            node.mode, node.uid, node.gid, node.atime_ns, node.mtime_ns, node.ctime_ns, node.rdev
-        )
-        return metadata | metadata_of_place(dentry)
+        limit = self._capabilities.max_metadata_bytes
+        return metadata_for(self._index, node, dentry, key, limit_bytes=limit, new_content=new_content)
 
     async def head(self, key: str, *likely: str | None) -> ObjectInfo | None:
         """The object as it is, or None. Believed if it is a likely answer (etags; None: no object), else when

@@ -4,18 +4,23 @@
     uid gid decimal
     mtime atime ctime   seconds since 1970, with nine decimals
 
-A symlink is an object whose mode says so and whose content is its target.
+A symlink is an object whose mode says so and whose content is its target. What gcsfuse writes is read, too:
+`gcsfuse_mtime`, and `gcsfuse_symlink_target` of an object without content.
 """
 
 from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 NS = 1_000_000_000
+_MTIMES = ("mtime", "gcsfuse_mtime", "goog-reserved-file-mtime")
+_TARGET = "gcsfuse_symlink_target"
+OUR_KEYS = frozenset({"mode", "uid", "gid", "atime", "ctime", "rdev", *_MTIMES})
+"""The metadata keys that are written anew, or left out, whenever attributes are stored."""
 _INT64 = 1 << 63  # what the index can hold
 _SECONDS = re.compile(r"(-?)(\d{1,20})(?:\.(\d*))?", re.ASCII)
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
@@ -66,10 +71,20 @@ def attrs_of(metadata: Mapping[str, str]) -> StoredAttrs:
         uid=_number(metadata.get("uid", "")),
         gid=_number(metadata.get("gid", "")),
         atime_ns=_time_ns(metadata.get("atime", "")),
-        mtime_ns=_time_ns(metadata.get("mtime", "")),
+        mtime_ns=_first(_time_ns(metadata.get(key, "")) for key in _MTIMES),
         ctime_ns=_time_ns(metadata.get("ctime", "")),
         rdev=_number(metadata.get("rdev", "")),
     )
+
+
+def link_target_of(metadata: Mapping[str, str]) -> bytes | None:
+    """The target of a symlink that is told by metadata instead of content."""
+    target = metadata.get(_TARGET)
+    return target.encode() if target and "\0" not in target and len(target.encode()) < 4096 else None
+
+
+def _first(values: Iterable[int | None]) -> int | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _time_text(time_ns: int) -> str:

@@ -68,7 +68,7 @@ class Folders:
         await self._busy.wait(key)
         if not node.nlink or self._tree.marker_of(node.ino) != key:
             return
-        metadata = self._answers.metadata(node, self._index.links(node.ino)[0])
+        metadata = self._answers.metadata(node, self._index.links(node.ino)[0], key, new_content=False)
         mid = node.mid
         self._busy.take(key)
         try:

@@ -25,7 +25,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -53,7 +53,9 @@ CREATE TABLE node(
   atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
   target BLOB, cid INTEGER NOT NULL, base_cid INTEGER NOT NULL, mid INTEGER NOT NULL,
   known INTEGER NOT NULL, due INTEGER, since INTEGER,
-  prefix TEXT, listed_ns INTEGER NOT NULL, marker INTEGER NOT NULL, subtree INTEGER NOT NULL);
+  prefix TEXT, listed_ns INTEGER NOT NULL, marker INTEGER NOT NULL, subtree INTEGER NOT NULL,
+  link TEXT, names INTEGER NOT NULL);
+CREATE INDEX node_link ON node(link) WHERE link IS NOT NULL;
 CREATE INDEX node_due ON node(due) WHERE due IS NOT NULL;
 CREATE INDEX node_base ON node(base_cid) WHERE base_cid != 0;
 CREATE INDEX node_moving ON node(prefix) WHERE subtree = 1;
@@ -78,6 +80,8 @@ CREATE TABLE layer(id INTEGER PRIMARY KEY, ino INTEGER NOT NULL, height INTEGER 
   checksum INTEGER);
 CREATE INDEX layer_ino ON layer(ino, height);
 CREATE TABLE vacated(ino INTEGER NOT NULL, prefix TEXT NOT NULL, PRIMARY KEY(ino, prefix)) WITHOUT ROWID;
+CREATE TABLE extra(ino INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY(ino, name))
+  WITHOUT ROWID;
 CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
 """
 _SUMS = "CREATE TABLE IF NOT EXISTS sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL)"
@@ -98,7 +102,7 @@ def _fsync(path: Path) -> None:
 
 _NODE = (
     "ino, mode, nlink, uid, gid, rdev, size, atime_ns, mtime_ns, ctime_ns, target, cid, base_cid, mid, known,"
-    " due, since, prefix, listed_ns, marker, subtree"
+    " due, since, prefix, listed_ns, marker, subtree, link, names"
 )
 _N_NODE = ", ".join("n." + column.strip() for column in _NODE.split(","))
 _INSERT_NODE = f"INSERT INTO node({_NODE}) VALUES({','.join('?' * (_NODE.count(',') + 1))})"
@@ -108,8 +112,8 @@ _PUT_OBJECT = (
 )
 _UPDATE_NODE = (
     "UPDATE node SET mode=?, nlink=?, uid=?, gid=?, rdev=?, size=?, atime_ns=?, mtime_ns=?, ctime_ns=?,"
-    " target=?, cid=?, base_cid=?, mid=?, known=?, due=?, since=?, prefix=?, listed_ns=?, marker=?, subtree=?"
-    " WHERE ino=?"
+    " target=?, cid=?, base_cid=?, mid=?, known=?, due=?, since=?, prefix=?, listed_ns=?, marker=?,"
+    " subtree=?, link=?, names=? WHERE ino=?"
 )
 _OBJECT = "dir || base, etag, size, mtime_ns, cid, mid, stale"
 
@@ -281,7 +285,8 @@ class Index:
             (
                 node.ino, node.mode, node.nlink, node.uid, node.gid, node.rdev, node.size, node.atime_ns,
                 node.mtime_ns, node.ctime_ns, node.target, node.cid, node.base_cid, node.mid, node.known,
-                node.due, node.since, node.prefix, node.listed_ns, node.marker, node.subtree,
+                node.due, node.since, node.prefix, node.listed_ns, node.marker, node.subtree, node.link,
+                node.names,
             ),
         )  # fmt: skip
         self._touched.append((node, False))
@@ -308,7 +313,8 @@ class Index:
             (
                 node.mode, node.nlink, node.uid, node.gid, node.rdev, node.size, node.atime_ns, node.mtime_ns,
                 node.ctime_ns, node.target, node.cid, node.base_cid, node.mid, node.known, node.due,
-                node.since, node.prefix, node.listed_ns, node.marker, node.subtree, node.ino,
+                node.since, node.prefix, node.listed_ns, node.marker, node.subtree, node.link, node.names,
+                node.ino,
             ),
         )  # fmt: skip
         # A row that tells of bytes without the extents that hold them would be a lie after a crash.
@@ -333,6 +339,7 @@ class Index:
     def drop_node(self, node: Node) -> None:
         self._execute("DELETE FROM node WHERE ino=?", (node.ino,))
         self._execute("DELETE FROM conflict WHERE ino=?", (node.ino,))
+        self._execute("DELETE FROM extra WHERE ino=?", (node.ino,))
         if node.is_dir:
             self.drop_vacated(node.ino)
         self._lose(node.ino)
@@ -344,6 +351,28 @@ class Index:
     def unlinked(self) -> list[Node]:
         rows = self._execute(f"SELECT {_NODE} FROM node WHERE nlink=0").fetchall()
         return [self.nodes.get(row[0]) or self._keep(Node(row)) for row in rows]
+
+    def node_of_link(self, link: str) -> Node | None:
+        """The node of a group of hard links."""
+        row = self._execute("SELECT ino FROM node WHERE link=? AND link IS NOT NULL AND nlink > 0", (link,))
+        found = row.fetchone()
+        return None if found is None else self.node(found[0])
+
+    def extras(self, ino: int, kind: str) -> dict[str, bytes]:
+        """What a node has besides: its attributes by name (kind "x"), metadata of others by key ("m")."""
+        rows = self._execute(
+            "SELECT substr(name, 2), value FROM extra WHERE ino=? AND name >= ? AND name < ?",
+            (ino, kind, chr(ord(kind) + 1)),
+        )
+        return dict(rows.fetchall())
+
+    def set_extras(self, ino: int, kind: str, extras: Mapping[str, bytes]) -> None:
+        """Replace them."""
+        self._execute(
+            "DELETE FROM extra WHERE ino=? AND name >= ? AND name < ?", (ino, kind, chr(ord(kind) + 1))
+        )
+        for name, value in extras.items():
+            self._execute("INSERT INTO extra VALUES(?,?,?)", (ino, kind + name, value))
 
     def due_nodes(self, now_ns: int, limit: int) -> list[int]:
         rows = self._execute(

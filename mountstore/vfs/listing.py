@@ -27,7 +27,9 @@ from mountstore.store import ObjectInfo, Page
 from mountstore.vfs.arrivals import adopt_plain
 from mountstore.vfs.attrs import attrs_of
 from mountstore.vfs.content import BusyKeys
+from mountstore.vfs.extras import take_over
 from mountstore.vfs.index import Index
+from mountstore.vfs.links import founded, join
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.places import DEEP, forwards, is_deep_prefix, may_tell_name, stored_place
 from mountstore.vfs.rows import Dentry, Known, Node
@@ -495,8 +497,11 @@ class Listing:
         if old is not None and not old.stale and self._index.users_of_content(old.cid):
             return  # the source of a move: the reconciler deals with it
         name, _ = stored_place(segment, info.metadata)
+        if join(self._index, self._tree, parent, segment, info, name, self.apply):
+            return
         node = self._tree.adopt(parent, segment, known, is_dir=False, name=name)
         self.apply(node, info)
+        founded(self._index, node, info)
         self._index.save(node)
         self._index.put_object(known)
 
@@ -561,6 +566,7 @@ class Listing:
             node.atime_ns = attrs.atime_ns
         if attrs.ctime_ns is not None:
             node.ctime_ns = attrs.ctime_ns
+        take_over(self._index, node, info.metadata)
 
     # -- losing ------------------------------------------------------------------------------------
 

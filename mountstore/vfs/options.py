@@ -25,14 +25,20 @@ class VfsOptions:
     attrs: Attrs = "auto"  # whether listing asks for stored attributes, see listing.py
     room_timeout_s: float = 60.0  # how long a writer waits for uploads to make room in the journal
     stream_bytes: int = 32 << 20  # from this size on a new file is sent while it is being written
+    given_file_mode: int | None = None  # permissions of a file that carries none; None: by umask
+    given_dir_mode: int | None = None
+    xattr: bool = False  # user.*, security.* and trusted.* attributes
+    acl: bool = False  # POSIX ACLs, which the kernel then enforces
+    dev: bool = False  # device nodes may be made
+    atime: bool = False  # reading a file that was changed since it was last read, or a day ago, is recorded
     journal_size: int = 0  # most bytes of staged data; 0: what the disk has
 
     @property
     def file_mode(self) -> int:
         """Permissions of a file that carries none."""
-        return 0o666 & ~self.umask
+        return 0o666 & ~self.umask if self.given_file_mode is None else self.given_file_mode
 
     @property
     def dir_mode(self) -> int:
         """Permissions of a directory that carries none."""
-        return 0o777 & ~self.umask
+        return 0o777 & ~self.umask if self.given_dir_mode is None else self.given_dir_mode

@@ -15,9 +15,9 @@ class Node:
     """One row of `node`, and the one copy of it in this process: changed in place, saved by `Index.save`."""
 
     __slots__ = (
-        "__weakref__", "atime_ns", "base_cid", "cid", "ctime_ns", "due", "gid", "ino", "known", "listed_ns",
-        "marker", "mid", "mode", "mtime_ns", "nlink", "opens", "prefix", "rdev", "since", "size", "stack",
-        "subtree", "target", "uid", "unsaved", "writers",
+        "__weakref__", "atime_ns", "base_cid", "cid", "ctime_ns", "due", "gid", "ino", "known", "link",
+        "listed_ns", "marker", "mid", "mode", "mtime_ns", "names", "nlink", "opens", "prefix", "rdev",
+        "since", "size", "stack", "subtree", "target", "uid", "unsaved", "writers",
     )  # fmt: skip
 
     def __init__(self, row: tuple[Any, ...]) -> None:
@@ -25,6 +25,7 @@ class Node:
             self.ino, self.mode, self.nlink, self.uid, self.gid, self.rdev, self.size,
             self.atime_ns, self.mtime_ns, self.ctime_ns, self.target, self.cid, self.base_cid, self.mid,
             self.known, self.due, self.since, self.prefix, self.listed_ns, self.marker, self.subtree,
+            self.link, self.names,
         ) = row  # fmt: skip
         self.opens = 0  # handles
         self.writers = 0  # handles open for writing
@@ -52,10 +53,19 @@ class Node:
     listed_ns: int  # directories: when the last complete listing began; 0: never
     marker: int  # directories: 1 if a marker object is wanted
     subtree: int  # directories: 1 if the names below it have moved and are still to be visited
+    link: str | None  # which group of hard links it is, in the store
+    names: (
+        int  # how many names there are in the store, perhaps in directories not seen yet; 0: as many as nlink
+    )
 
     @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def shown_nlink(self) -> int:
+        """How many names it has, those included that have not been seen yet."""
+        return max(self.nlink, self.names) if self.nlink else 0
 
     @property
     def is_clean(self) -> bool:

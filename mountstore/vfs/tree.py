@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 import time
 
 from mountstore.vfs.content import Content
+from mountstore.vfs.extras import XATTRS
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.names import NAME_MAX, name_of_segment, segment_of_name
@@ -28,6 +30,7 @@ from mountstore.vfs.places import (
 )
 from mountstore.vfs.rows import ROOT_INO, Dentry, Known, Node
 from mountstore.vfs.staging import Layer
+from mountstore.vfs.xattrs import inherited
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -201,7 +204,7 @@ class Tree:
         return Node(
             (
                 new_id(), mode, 1, uid, gid, 0, 0, now_ns, now_ns, now_ns, None, new_id(), 0, new_id(), 1,
-                None, None, None, 0, 0, 0,
+                None, None, None, 0, 0, 0, None, 0,
             )
         )  # fmt: skip
 
@@ -226,6 +229,7 @@ class Tree:
             gid = parent.gid
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
+        mode, xattrs = self._inherited(parent, mode)
         node = self.new_node(mode, uid, gid, now)
         node.rdev = rdev
         node.writers = writers
@@ -241,12 +245,19 @@ class Tree:
         self.want(node, self._checkpoint_ns if writers else None)
         with self._index.transaction():
             self._index.insert_node(node)
+            if xattrs:
+                self._index.set_extras(node.ino, XATTRS, xattrs)
             self._index.insert_dentry(parent.ino, name, node.ino, segment)
             if node.is_dir:
                 parent.nlink += 1
                 self._reclaim(self.marker_of(node.ino))
             self._changed_entries(parent, now)
         return node
+
+    def _inherited(self, parent: Node, mode: int) -> tuple[int, dict[str, bytes]]:
+        if not self._options.acl:
+            return mode, {}
+        return inherited(self._index.extras(parent.ino, XATTRS), mode)
 
     def _reclaim(self, prefix: str) -> None:
         """A directory is made where one was removed: what the store still has of that is no news."""
@@ -268,8 +279,12 @@ class Tree:
         now = time.time_ns()
         with self._index.transaction():
             self._index.insert_dentry(parent.ino, name, node.ino, segment)
+            if node.link is None:
+                node.link = secrets.token_hex(8)
+            node.names = node.shown_nlink + 1
             node.nlink += 1
             node.ctime_ns = now
+            node.mid = self._index.new_id()  # each name says how many there are
             self.want(node)
             self._index.save(node)
             self._changed_entries(parent, now)
@@ -315,6 +330,7 @@ class Tree:
     def _remove_name(self, dentry: Dentry, node: Node, now: int) -> list[Layer]:
         self._unwant_key(self.key_of(dentry))
         self._index.delete_dentry(dentry.id)
+        node.names = max(node.names - 1, 0)
         node.nlink -= 1
         node.ctime_ns = now
         gone: list[Layer] = []
@@ -324,6 +340,7 @@ class Tree:
             if not node.opens:
                 gone = self.forget_content(node)
         else:
+            node.mid = self._index.new_id()
             self.want(node)
         self._index.save(node)
         return gone
@@ -397,7 +414,9 @@ class Tree:
 
     def _looks_plain(self, node: Node) -> bool:
         options = self._options
-        if (node.uid, node.gid) != (options.uid, options.gid):
+        if (node.uid, node.gid) != (options.uid, options.gid) or node.shown_nlink > 1 + node.is_dir:
+            return False
+        if self._index.extras(node.ino, XATTRS):
             return False
         if node.is_dir:
             return stat.S_IMODE(node.mode) == options.dir_mode
@@ -603,6 +622,7 @@ class Tree:
         """The store has lost what this name stood for; in the caller's transaction."""
         self._index.delete_dentry(dentry.id)
         node.nlink = 0 if node.is_dir else node.nlink - 1
+        node.names = max(node.names - 1, 0)
         if node.nlink == 0:
             node.due = node.since = None
         if node.is_dir:

@@ -19,9 +19,10 @@ import trio
 
 from mountstore.errors import StoreError
 from mountstore.store import Data
-from mountstore.vfs.assembly import Assembly, DirHandle, Handle
+from mountstore.vfs.assembly import DirHandle, Handle
 from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.content import Stale
+from mountstore.vfs.extended import Extended
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.names import NAME_MAX, segment_of_name
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
@@ -46,7 +47,7 @@ class Changes:
     mtime_ns: int | None = None
 
 
-class Vfs(Assembly):
+class Vfs(Extended):
     """One store as a tree of files; everything but the constructor runs in one trio event loop."""
 
     # -- nodes -------------------------------------------------------------------------------------
@@ -179,6 +180,8 @@ class Vfs(Assembly):
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
         self._writable()
+        if (stat.S_ISBLK(mode) or stat.S_ISCHR(mode)) and not self.options.dev:
+            raise fail(errno.EPERM)
         await self._need_room()
         folder = await self._listed(parent, name)
         return self._made(self._tree.create(folder, name, mode, uid, gid, rdev=rdev))
@@ -214,7 +217,9 @@ class Vfs(Assembly):
         await self._need_room()
         folder = await self._listed(parent, name)
         node = self._node(ino)
-        self._tree.link(node, folder, name)
+        with self._index.transaction():
+            self._tree.link(node, folder, name)
+            self._check_metadata(node)
         return self._made(node)
 
     async def unlink(self, parent: int, name: bytes) -> None:
@@ -239,6 +244,8 @@ class Vfs(Assembly):
         target = self._index.entry(new_parent, new_name)
         if target is not None and target.is_dir:
             await self._listed(target.ino)
+        if (moving := self._index.entry(parent, name)) is not None:
+            self._check_name_fits(moving, new_folder, new_name)
         _, replaced = self._tree.rename(folder, name, new_folder, new_name, flags)
         if replaced is not None:
             self._removed(replaced)
@@ -274,6 +281,8 @@ class Vfs(Assembly):
         if node.writers and not node.is_clean:
             self._postpone(node)
         with self._index.transaction():
+            if changes.mode is not None and self.options.acl:
+                self._chmod_acl(node)
             self._index.save(node)
         if trim:
             failpoint("truncate-recorded")

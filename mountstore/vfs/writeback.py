@@ -115,7 +115,7 @@ class Writeback:
     async def _upload(self, node: Node, dentry: Dentry, key: str) -> None:
         known = self._index.object(key)
         stream = None
-        metadata = self._answers.metadata(node, dentry)
+        metadata = self._answers.metadata(node, dentry, key, new_content=True)
         if node.target is not None:
             snapshot = Snapshot(node.ino, node.cid, node.size, 0, 0, ())
             body: Body = node.target
@@ -293,7 +293,7 @@ class Writeback:
     async def _copy(self, node: Node, dentry: Dentry, key: str, sources: list[Known]) -> None:
         """The store has the content already: under another key, or here with other attributes."""
         source = next((known for known in sources if known.key == key), sources[0])
-        metadata = self._answers.metadata(node, dentry)
+        metadata = self._answers.metadata(node, dentry, key, new_content=False)
         if source.key == key and not self._capabilities.metadata:
             with self._index.transaction():
                 self._index.put_object(replace(source, mid=node.mid, stale=0))

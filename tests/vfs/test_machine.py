@@ -317,17 +317,7 @@ class Both(RuleBasedStateMachine):
         if not keep:
             self.count += 1
             state = self.root / f"state{self.count}"
-            self.break_links()
         self.start(state)
-
-    def break_links(self) -> None:
-        """Each key is a file of its own for whoever knows the store alone."""
-        for path in self.paths():
-            there = os.lstat(self.at(path))
-            if not stat.S_ISDIR(there.st_mode) and there.st_nlink > 1:
-                copy = str(self.root / "copy")
-                shutil.copy2(self.at(path), copy, follow_symlinks=False)
-                os.rename(copy, self.at(path))
 
     @precondition(lambda self: self.options["ttl_s"] == 0)
     @rule(path=paths, data=datas, remove=st.booleans())
