@@ -324,7 +324,7 @@ class FuseOperations(pyfuse3.Operations):
     @_answer
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         self._with_xattrs()
-        return self._vfs.getxattr(inode, name)
+        return await self._vfs.getxattr(inode, name)
 
     @_answer
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:

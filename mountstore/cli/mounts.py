@@ -13,7 +13,7 @@ import click
 
 from mountstore.cli import fstab
 from mountstore.cli.output import escape
-from mountstore.cli.waiting import GivenUp, describe, not_in_store, wait_for
+from mountstore.cli.waiting import GivenUp, describe, describe_file, not_in_store, wait_for
 from mountstore.daemon.control import reach, running
 from mountstore.daemon.detach import Readiness, detach
 from mountstore.daemon.mounttab import FSTYPE, mount_at, resolve, unmount
@@ -194,12 +194,18 @@ def sync(mountpoint: str, timeout_s: float | None) -> None:
 
 
 @click.command()
-@click.argument("mountpoint", required=False)
-@click.option("--json", "is_json", is_flag=True, help="One JSON object; without MOUNTPOINT, a list of them.")
-def status(mountpoint: str | None, is_json: bool) -> None:
-    """Tell what is pending, since when and why; without MOUNTPOINT, for every mount of yours."""
-    if mountpoint is not None:
-        path = resolve(mountpoint)
+@click.argument("path", required=False)
+@click.option("--json", "is_json", is_flag=True, help="One JSON object; without PATH, a list of them.")
+def status(path: str | None, is_json: bool) -> None:
+    """Tell what is pending, since when and why; without PATH, for every mount of yours.
+
+    PATH is a mount point, or a file or directory in a mount: then its own state is told.
+    """
+    if path is not None:
+        if (told := _file_status(path)) is not None:
+            click.echo(json.dumps(told) if is_json else describe_file(told))
+            return
+        path = resolve(path)
         connection = reach(path)
         if connection is None:
             raise _not_running(path)
@@ -223,6 +229,27 @@ def status(mountpoint: str | None, is_json: bool) -> None:
         click.echo("\n".join(describe(told) for told in all_told))
     if any(told["phase"] == "dead" for told in all_told):
         raise click.exceptions.Exit(1)
+
+
+def _file_status(path: str) -> dict[str, Any] | None:
+    """The state of one file in a mount; None if this is no path below one."""
+    folder, name = os.path.split(os.path.abspath(path))
+    path = os.path.join(os.path.realpath(folder), name)
+    mountpoint = os.path.dirname(path)
+    while (entry := mount_at(mountpoint)) is None and mountpoint != "/":
+        mountpoint = os.path.dirname(mountpoint)
+    if not name or mount_at(path) is not None or entry is None or entry.fstype != FSTYPE:
+        return None
+    connection = reach(mountpoint)
+    if connection is None:
+        raise _not_running(mountpoint)
+    with connection:
+        try:
+            ino = os.lstat(path).st_ino
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        (_, told), *_ = connection.ask("file", ino=ino)
+    return told
 
 
 @click.command("mount.mountstore", context_settings={"help_option_names": ["-h", "--help"]})

@@ -179,3 +179,17 @@ def duration(seconds: float) -> str:
 
 def _changes(count: int) -> str:
     return f"{count} change" if count == 1 else f"{count} changes"
+
+
+def describe_file(status: StatusDict) -> str:
+    """The state of one file, for people."""
+    lines = [f"{escape(status['path'])}: {status['state']}"]
+    lines.append(f"  object   {escape(status['key'])}")
+    if status["etag"] is not None:
+        lines.append(f"  etag     {escape(status['etag'])}")
+    lines.append(f"  size     {status['size']} B, {status['cached_bytes']} B of it on this machine")
+    if status["versions"]:
+        lines.append(f"  versions {' '.join(map(escape, status['versions']))}")
+    if status["error"]:
+        lines.append(f"  error    {escape(status['error'])}")
+    return "\n".join(lines)

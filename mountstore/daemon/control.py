@@ -40,12 +40,16 @@ class Connection:
         self._sock = sock
         self._lines = sock.makefile("rb")
 
-    def ask(self, command: str, *, force: bool = False) -> Iterator[tuple[bool, StatusDict]]:
+    def ask(
+        self, command: str, *, force: bool = False, ino: int | None = None
+    ) -> Iterator[tuple[bool, StatusDict]]:
         """Send the request; then (done, status) for each answer, the last with done True.
 
         Raises Busy or MountError with what the daemon says, and MountError if it falls silent.
         """
-        request = {"version": PROTOCOL, "command": command, "force": force}
+        request: StatusDict = {"version": PROTOCOL, "command": command, "force": force}
+        if ino is not None:
+            request["ino"] = ino
         try:
             self._sock.settimeout(_SILENCE_S)
             self._sock.sendall(json.dumps(request).encode() + b"\n")

@@ -131,6 +131,11 @@ class Mount:
         status["pending"] = status["pending"][:limit]
         return {**asdict(self._record), "phase": self._phase, "now_ns": time.time_ns(), **status}
 
+    async def file(self, ino: int) -> StatusDict:
+        """How one file stands with the store: `vfs.FileState`, and the versions that the bucket keeps."""
+        vfs = self._mounted_vfs
+        return {**asdict(vfs.state_of(ino)), "versions": await vfs.versions(ino)}
+
     async def sync(self) -> None:
         """Return when the store has everything."""
         await self._mounted_vfs.drain()

@@ -29,6 +29,9 @@ class Served(Protocol):
     def status(self, limit: int) -> StatusDict:
         """How things stand, with at most `limit` of what is pending."""
 
+    async def file(self, ino: int) -> StatusDict:
+        """How one file stands with the store. Raises MountstoreError, OSError."""
+
     async def sync(self) -> None:
         """Return when the store has everything."""
 
@@ -96,6 +99,12 @@ class Service:
             return
         if command == "status":
             await _send(stream, {"done": self._served.status(1000)})
+            return
+        if command == "file":
+            try:
+                await _send(stream, {"done": await self._served.file(int(request["ino"]))})
+            except (MountstoreError, OSError, KeyError, ValueError) as error:
+                await _send(stream, {"error": str(error)})
             return
         if command not in ("sync", "umount"):
             await _send(stream, {"error": f"unknown command {command!r}"})

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import errno
-import json
 import stat
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import trio
+
 from mountstore.errors import StoreFull
 from mountstore.vfs.assembly import Assembly
 from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.extras import XATTRS, metadata_for
 from mountstore.vfs.names import NAME_MAX
-from mountstore.vfs.rows import Dentry, Node
+from mountstore.vfs.rows import ROOT_INO, Dentry, Node
 from mountstore.vfs.tree import fail
 from mountstore.vfs.xattrs import ACCESS, DEFAULT, OWN, Acl, allowed
 
@@ -35,7 +36,6 @@ class FileState:
     size: int
     cached_bytes: int  # of the content, how much is on this machine
     error: str | None
-    versions: list[str] | None = None  # newest first; None: the bucket keeps none, or is not asked
 
 
 class Extended(Assembly):
@@ -43,12 +43,12 @@ class Extended(Assembly):
 
     # -- attributes --------------------------------------------------------------------------------
 
-    def getxattr(self, ino: int, name: bytes) -> bytes:
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
         """The value. Raises ENODATA, EOPNOTSUPP."""
         node = self._node(ino)
         text = _text(name)
         if text.startswith(OWN) and self.options.xattr:
-            return self._own(node, text.removeprefix(OWN))
+            return await self._own(node, text.removeprefix(OWN))
         if not allowed(text, self.options):
             raise fail(errno.EOPNOTSUPP)
         value = self._index.extras(ino, XATTRS).get(text)
@@ -163,13 +163,17 @@ class Extended(Assembly):
 
     # -- state -------------------------------------------------------------------------------------
 
+    def state_of(self, ino: int) -> FileState:
+        """How a file stands with the store. Raises ESTALE, ENOENT."""
+        return self.file_state(self._node(ino))
+
     def file_state(self, node: Node) -> FileState:
-        """How this node stands with the store."""
+        """The same of a node."""
         links = self._index.links(node.ino)
-        if not links:
+        if not links and node.ino != ROOT_INO:
             raise fail(errno.ENOENT)
-        key = self._tree.marker_of(node.ino) if node.is_dir else self._tree.key_of(links[0])
-        known = self._index.object(key)
+        key = "" if not links else self._tree.key_of(links[0]) + "/" * node.is_dir
+        known = self._index.object(key) if key else None
         trouble = self._reconciler.trouble.get(node.ino)
         state: State = "clean"
         if node.ino in self._clearing.uploading:
@@ -197,19 +201,30 @@ class Extended(Assembly):
         blocks = (self._content.blocks.block(node.base_cid, number) for number in numbers)
         return min(node.size, staged + sum(len(block) for block in blocks if block is not None))
 
-    def _own(self, node: Node, name: str) -> bytes:
+    async def versions(self, ino: int) -> list[str] | None:
+        """The ids of the versions that the bucket keeps of a file, newest first; None if there are none."""
+        fetch = getattr(self._store.store, "versions", None)
+        node = self._node(ino)
+        if fetch is None or node.is_dir or self._index.object(key := self.file_state(node).key) is None:
+            return None
+        found: list[str] = await trio.to_thread.run_sync(fetch, key)
+        return found or None
+
+    async def _own(self, node: Node, name: str) -> bytes:
         if node.nlink == 0:
             raise fail(errno.ENODATA)
-        state = self.file_state(node)
-        values = {
-            "state": state.state,
-            "key": state.key,
-            "etag": state.etag,
-            "cached": str(state.cached_bytes),
-            "error": state.error,
-            "versions": None if state.versions is None else json.dumps(state.versions),
-        }
-        value = values.get(name)
+        if name == "versions":
+            found = await self.versions(node.ino)
+            value = None if found is None else " ".join(found)
+        else:
+            state = self.file_state(node)
+            values = {
+                "state": state.state,
+                "key": state.key,
+                "etag": state.etag,
+                "cached": str(state.cached_bytes),
+            }
+            value = values.get(name)
         if value is None:
             raise fail(errno.ENODATA)
         return value.encode()

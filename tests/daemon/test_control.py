@@ -33,6 +33,9 @@ class Daemon:
     def status(self, limit: int) -> StatusDict:
         return {"pending_count": 0 if self.let.is_set() else 1, "pending": ["x"][:limit]}
 
+    async def file(self, ino: int) -> StatusDict:
+        return {"ino": ino}
+
     async def sync(self) -> None:
         self.asked.append("sync")
         try:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-from mountstore.backends.s3 import etags, listing, multipart, objects, probe
+from mountstore.backends.s3 import etags, listing, multipart, objects, probe, versions
 from mountstore.backends.s3.account import Account
 from mountstore.backends.s3.bodies import Bodies
 from mountstore.backends.s3.keys import MAX_KEY_BYTES, Shape, check_key, shapes
@@ -168,6 +168,10 @@ class BucketCore(ObjectStore):
         return True
 
     # -- URLs -------------------------------------------------------------------------------------
+
+    def versions(self, key: str) -> list[str]:
+        """The ids of the versions that the bucket keeps of this object, newest first."""
+        return versions.fetch(self._wire, self._to_read(key))
 
     def presigned_get(self, key: str, expires_s: int = 3600) -> str:
         """A URL that lets whoever holds it GET this object for so long (S3 allows seven days)."""
