@@ -74,7 +74,7 @@ def _insert(
         ino, cid, mid = new_id(), new_id(), new_id()
         mtime = info.mtime_ns or now
         nodes.append((ino, mode, 1, uid, gid, 0, info.size, mtime, mtime, mtime, None, cid, cid, mid, 0,
-                      None, None, None, 0, 0, 0))  # fmt: skip
+                      None, None, None, 0, 0, 0, None, 0))  # fmt: skip
         names.append((new_id(), parent.ino, name, ino, None))
         objects.append((prefix, segment, info.etag, info.size, info.mtime_ns, cid, mid, 0))
     index.insert_many(nodes, names, objects)
