@@ -24,7 +24,12 @@ from mountstore.errors import UsageError
         ("fsync=local,attrs=listed", {"fsync": "local", "attrs": "listed"}),
         ("state_dir=/var/lib/m,,", {"state_dir": Path("/var/lib/m")}),
         ("defaults,_netdev,noauto,user,user=bob,nofail,x-systemd.automount,x-a=b", {}),
-        ("exec,suid,nosuid,dev,nodev,atime,noatime,relatime,comment=hello", {}),
+        ("exec,suid,nosuid,relatime,comment=hello", {}),
+        ("dev,nodev,noatime,atime", {"dev": False, "atime": True}),
+        (
+            "xattr,acl,file_mode=640,dir_mode=0750",
+            {"xattr": True, "acl": True, "file_mode": 0o640, "dir_mode": 0o750},
+        ),
     ],
 )
 def test_options_are_read(text: str, fields: dict[str, Any]) -> None:
