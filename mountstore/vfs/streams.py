@@ -19,7 +19,7 @@ from collections.abc import Callable
 import trio
 
 from mountstore.aio import AsyncStore, AsyncUpload
-from mountstore.errors import MountstoreError
+from mountstore.errors import MountstoreError, StoreFull
 from mountstore.store import Data, ObjectInfo
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.content import Content, Snapshot
@@ -97,7 +97,13 @@ class Streams:
         if _TEMPORARY.fullmatch(links[0].name) or not stack.layers[0].extents.covers(node.size):
             return
         key = self._tree.key_of(links[0])
-        stream = Stream(key, node.mid, self._answers.metadata(node), stack.layers[0])
+        if not self._tree.places.fits(key):
+            return
+        try:
+            metadata = self._answers.metadata(node, links[0], key, new_content=True)
+        except StoreFull:
+            return  # told where the file is put whole
+        stream = Stream(key, node.mid, metadata, stack.layers[0])
         self._streams[node.ino] = stream
         nursery.start_soon(self._run, node, stream)
 
