@@ -37,6 +37,8 @@ NAMES = frozenset(
         "recover-begins",
         "recover-found",
         "start-recovered",
+        "migrate-copied",
+        "migrate-recorded",
     }
 )
 VARIABLE = "MOUNTSTORE_FAILPOINT"

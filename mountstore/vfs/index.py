@@ -32,12 +32,11 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from mountstore.errors import MountError
 from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.migrate import VERSION, migrate, version_of
 from mountstore.vfs.rows import Dentry, Intent, Known, Node, split_key
 from mountstore.vfs.staging import LayerRow
 
-VERSION = 1
 log = logging.getLogger(__name__)
 
 _ID_BLOCK = 1 << 16
@@ -143,7 +142,7 @@ class Index:
         # There is never a second copy of a node that somebody still holds; some stay for speed.
         self.nodes: WeakValueDictionary[int, Node] = WeakValueDictionary()
         self._recent: dict[int, Node] = {}
-        self._open_schema()
+        self._open_schema(path)
         self._next_id = self._last_id = 0
 
     def _execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
@@ -162,13 +161,13 @@ class Index:
             self.failed = failure
         return failure
 
-    def _open_schema(self) -> None:
-        version = self._execute("PRAGMA user_version").fetchone()[0]
-        if version > VERSION:
-            raise MountError(
-                f"the index was written by a newer mountstore (format {version}, not {VERSION}): upgrade"
-            )
-        if version == 0:
+    def _open_schema(self, path: Path) -> None:
+        try:
+            version = version_of(self._db)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        migrate(self._db, path)
+        if version is None:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             self._execute("INSERT INTO meta VALUES('next_id', 16)")
         self._execute(_SUMS)  # younger than the format, which can do without

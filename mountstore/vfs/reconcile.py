@@ -31,6 +31,8 @@ delete-landed      the delete has landed               a stale object that is go
 recover-begins     an intent is looked at              the intent                    looks at it
 recover-found      its object was found                an intent, the object         finds it again
 start-recovered    the index is recovered              files that no layer names     removes them
+migrate-copied     an old index is copied              the old index, a copy of it   migrates it anew
+migrate-recorded   its migration is committed          the new index, the old copy   removes the copy
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from tests.mount.cases import make_case
 from tests.mount.writer import Model
 from tests.torture.driver import look
 from tests.vfs.mounted import running
+from tests.vfs.old_index import make_old
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(Path(next(iter(mountstore.vfs.__path__))).glob("*.py"))
@@ -31,6 +32,8 @@ BEFORE = {
     "recover-begins": ["put-landed", "put-intended"],
     "recover-found": ["put-landed", "copy-landed"],
     "start-recovered": ["put-recorded", "write-staged"],
+    "migrate-copied": ["put-landed", "write-staged"],
+    "migrate-recorded": ["put-landed", "write-staged"],
 }
 """Where a first process has to die, so that the next comes to this place."""
 OFTEN = {"write-staged", "commit-begins", "commit-done", "put-landed", "put-intended", "delete-landed"}
@@ -120,6 +123,8 @@ async def test_dies_there_and_loses_nothing(
     if before:
         die(case.url, state, tmp_path / "journal-before", seed, f"{before}:4")
         model.read(tmp_path / "journal-before")
+        if name.startswith("migrate-"):
+            make_old(state / "index.sqlite")
         # The next does nothing but start and finish what the first has left.
         die(case.url, state, tmp_path / "no-steps", seed, f"{name}:{count}", "--steps=0")
     else:
