@@ -13,7 +13,7 @@ import click
 
 from mountstore.cli import fstab
 from mountstore.cli.output import escape
-from mountstore.cli.waiting import GivenUp, describe, describe_file, not_in_store, wait_for
+from mountstore.cli.waiting import GivenUp, describe, describe_file, loss_lines, not_in_store, wait_for
 from mountstore.daemon.control import reach, running
 from mountstore.daemon.detach import Readiness, detach
 from mountstore.daemon.mounttab import FSTYPE, mount_at, resolve, unmount
@@ -155,7 +155,7 @@ def umount(mountpoint: str, timeout_s: float | None, force: bool) -> None:
         try:
             done = wait_for(connection, "umount", timeout_s)
             connection.wait_for_end()
-            _tell_conflicts(done)
+            _tell_what_happened(done)
             return
         except GivenUp as given_up:
             status = given_up.status
@@ -188,7 +188,7 @@ def sync(mountpoint: str, timeout_s: float | None) -> None:
         raise _not_running(path)
     with connection:
         try:
-            _tell_conflicts(wait_for(connection, "sync", timeout_s))
+            _tell_what_happened(wait_for(connection, "sync", timeout_s))
         except GivenUp as given_up:
             raise MountError(not_in_store(given_up.status)) from None
 
@@ -381,9 +381,11 @@ def _first(found: list[RuntimeRecord]) -> RuntimeRecord | None:
     return found[0] if found else None
 
 
-def _tell_conflicts(status: dict[str, Any]) -> None:
+def _tell_what_happened(status: dict[str, Any]) -> None:
     for path in status["conflicts"]:
         click.echo(f"conflict: both versions were kept, this mount's as {escape(path)}", err=True)
+    for line in loss_lines(status):
+        click.echo(line, err=True)
 
 
 def _log_level(verbose: bool) -> str:

@@ -134,6 +134,18 @@ def pending_lines(status: StatusDict) -> list[str]:
     return lines
 
 
+def loss_lines(status: StatusDict) -> list[str]:
+    """A line for each file of which a loss of power took something, the latest last."""
+    lines = []
+    for loss in status["lost"][-_NAMED:]:
+        left = "only what the store had" if loss["bytes_left"] is None else size(loss["bytes_left"])
+        when = local_time(loss["time_ns"])
+        lines.append(f"lost with the power, found {when}: {escape(loss['path'])}, what is left: {left}")
+    if (more := len(status["lost"]) - len(lines)) > 0:
+        lines.append(f"and {more} more, named in the log")
+    return lines
+
+
 def describe(status: StatusDict) -> str:
     """A mount, for people. Names in it are harmless for a terminal."""
     head = f"{escape(status['url'])} on {escape(status['mountpoint'])}"
@@ -147,6 +159,7 @@ def describe(status: StatusDict) -> str:
     else:
         lines.append("  the store has everything")
     lines += [f"  conflict copy: {escape(path)}" for path in status["conflicts"][:_NAMED]]
+    lines += [f"  {line}" for line in loss_lines(status)]
     lines.append(
         f"  open files: {status['open_files']}; staged: {size(status['staged_bytes'])};"
         f" uploaded: {status['uploaded_count']} ({size(status['uploaded_bytes'])})"

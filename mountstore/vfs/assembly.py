@@ -207,6 +207,9 @@ class Assembly:
         for ino in self._index.staged_nodes():
             if (node := self._index.node(ino)) is not None:
                 self._content.sync(node)
+        if self._index.failed is None and not (self._index.any_due() or self._index.any_stale()):
+            with self._index.transaction():
+                power.forget_lost(self._index)
         self._content.sync_index()
         self._index.close()
 
@@ -245,6 +248,7 @@ class Assembly:
             uploaded_count=self._writeback.uploaded_count,
             uploaded_bytes=self._writeback.uploaded_bytes,
             last_error=self._reconciler.last_error,
+            lost=power.lost(self._index),
         )
 
     def _pending(self, ino: int, since: int) -> Pending:

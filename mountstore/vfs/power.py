@@ -6,21 +6,28 @@ layer's row says which of its extents were synced, and has a checksum of the res
 directory that was last used before the machine was started again is looked through: what was synced is
 there, what has the right checksum too, and everything else is dropped, so that a file is what it was when it
 was last synced, or a longer prefix of what was written since. What was never synced at all is left to the
-store.
+store. Which files that were is kept in the index, for `status`, until a clean end.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 from mountstore.vfs.content import Content
 from mountstore.vfs.index import Index
 from mountstore.vfs.rows import Node
 from mountstore.vfs.staging import Layer
+from mountstore.vfs.status import Loss
 from mountstore.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
+
+_LOST = "lost"
+_NAMED = 1000  # so many losses are remembered; the log has all
 
 
 def boot_id() -> str:
@@ -34,16 +41,31 @@ def recover(index: Index, tree: Tree, content: Content) -> None:
     if index.get_meta("boot") in (None, boot):
         index.set_meta("boot", boot)
         return
+    losses = lost(index)
     for ino in index.staged_nodes():
         node = index.node(ino)
-        if node is not None:
-            _restore(node, index, tree, content)
+        if node is not None and (loss := _restore(node, index, tree, content)):
+            losses.append(loss)
+    if losses:
+        index.set_meta(_LOST, json.dumps([asdict(loss) for loss in losses[-_NAMED:]]))
     # The store may be ahead of the index: whatever was read of it is to be read again.
     index.expire_listings()
     index.set_meta("boot", boot)
 
 
-def _restore(node: Node, index: Index, tree: Tree, content: Content) -> None:
+def lost(index: Index) -> list[Loss]:
+    """What losses of power have taken since the last clean end."""
+    text = index.get_meta(_LOST)
+    return [Loss(**told) for told in json.loads(text)] if text else []
+
+
+def forget_lost(index: Index) -> None:
+    """A clean end: it has been told for as long as this mount was there; in the caller's transaction."""
+    if index.get_meta(_LOST):
+        index.set_meta(_LOST, "")
+
+
+def _restore(node: Node, index: Index, tree: Tree, content: Content) -> Loss | None:
     size = node.size
     lost = False
     layers = content.stack(node).layers
@@ -51,7 +73,7 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> None:
         size, whole = _verify(layer, size)
         lost |= not whole
     if not lost and (not node.base_cid or any(layer.was_synced for layer in layers)):
-        return
+        return None
     path = tree.path_of(node.ino)
     if any(layer.was_synced for layer in layers):
         log.warning("%s: what was not synced when the power was lost is gone, %d bytes are left", path, size)
@@ -61,7 +83,7 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> None:
         node.cid = index.new_id()
         tree.want(node, 0)
         index.save(node)
-        return
+        return Loss(path, size, time.time_ns())
     # Nothing of it was promised. What the store has is older, or newer than the index; then it is not what
     # belongs beneath a change in part, even where all of that is here.
     log.warning("%s: written shortly before the power was lost, and not synced: the store's is left", path)
@@ -71,6 +93,7 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> None:
         index.drop_intents(key)
         index.drop_object(key)
         tree.disown(dentry, node)
+    return Loss(path, None, time.time_ns())
 
 
 def _verify(layer: Layer, size: int) -> tuple[int, bool]:

@@ -20,6 +20,15 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """What a loss of power took of one file: it was written, but not synced."""
+
+    path: str  # when that was found out
+    bytes_left: int | None  # of what was written here; None: nothing of it, the store's version is left
+    time_ns: int  # when that was found out
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The state of a mount at one moment."""
 
@@ -33,3 +42,4 @@ class Status:
     uploaded_count: int = 0  # since the mount began
     uploaded_bytes: int = 0
     last_error: str | None = None
+    lost: list[Loss] = field(default_factory=list)  # by a loss of power, since the last clean umount
