@@ -24,6 +24,7 @@ LAYERS = [
     "namespaces",
     "server",
     "vfs",
+    "fsck",
     "fuse",
     "daemon",
     "cli",

@@ -23,6 +23,7 @@ COMMANDS = {
     "umount": ("mountstore.cli.mounts:umount", "Upload what is pending, then end a mount."),
     "sync": ("mountstore.cli.mounts:sync", "Wait until the store has everything."),
     "status": ("mountstore.cli.mounts:status", "Tell what a mount has pending, since when and why."),
+    "fsck": ("mountstore.cli.checking:fsck", "Check a mount's journal and store, and repair them."),
     "ls": ("mountstore.cli.objects:ls", "List objects."),
     "cat": ("mountstore.cli.objects:cat", "Write objects to standard output."),
     "get": ("mountstore.cli.objects:get", "Copy an object to a file."),

@@ -33,6 +33,10 @@ STATE = "state.json"
 _OURS = frozenset({LOCK, STATE, "daemon.log"})
 
 
+class Damaged(MountError):
+    """A state directory that does not say whose it is."""
+
+
 def private_dir(path: Path) -> None:
     """Make `path` a directory of this user alone, with what parents it needs.
 
@@ -129,6 +133,50 @@ class StateDir:
         finally:
             os.close(fd)
 
+    @staticmethod
+    @contextlib.contextmanager
+    def examine(path: Path) -> Iterator[StateDir]:
+        """Hold a directory that is there, whatever is wrong in it, until the block ends; nothing is made.
+
+        Raises MountError if it is held by a daemon, unsafe, or no state directory.
+        """
+        if path.is_symlink() or not path.is_dir():
+            raise MountError(f"{path} is no directory; name a state directory or a store")
+        private_dir(path)
+        if not any((path / name).exists() for name in (LOCK, STATE, "index.sqlite")):
+            raise MountError(f"{path} is no state directory; name one, or a store")
+        try:
+            fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MountError(f"state directory {path}: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid, mountpoint = _holder(fd)
+                where = f" by pid {pid}, mounted at {mountpoint}; umount it first" if mountpoint else ""
+                raise MountError(f"state directory {path} is in use{where}") from None
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "mountpoint": ""}).encode(), 0)
+            yield StateDir(path, fd)
+        finally:
+            os.close(fd)
+
+    def store(self) -> tuple[str, str] | None:
+        """(SHA-256 of the canonical URL, how to name it) of the store that this is the state of, if it says.
+
+        Raises MountError if it was written by a newer version, or cannot be read.
+        """
+        known = _read_state(self.path)
+        return known and (known[1], known[2])
+
+    def claim(self, store: str, shown: str) -> None:
+        """Make this the state of a store, whatever it said; a file that cannot be read is kept beside."""
+        file = self.path / STATE
+        if file.exists():
+            file.rename(file.with_name(f"{STATE}.broken-{time.time_ns()}"))
+        self._identify(store, shown, reuse=False)
+
     def remove(self) -> None:
         """Delete it with all that it holds."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -146,15 +194,7 @@ class StateDir:
     def _identify(self, store: str, shown: str, reuse: bool) -> None:
         file = self.path / STATE
         digest = hashlib.sha256(store.encode(errors="surrogatepass")).hexdigest()
-        try:
-            known = json.loads(file.read_text())
-            version, of, name = int(known["version"]), str(known["store_sha256"]), str(known["store"])
-        except FileNotFoundError:
-            version, of, name = VERSION, "", ""
-        except (ValueError, KeyError, TypeError):
-            raise MountError(f"{file} is damaged; move {self.path} away if nothing in it is missed") from None
-        if version > VERSION:
-            raise MountError(f"{self.path} was written by a newer mountstore (layout {version})")
+        _, of, name = _read_state(self.path) or (VERSION, "", "")
         if reuse:
             return
         if of and of != digest:
@@ -167,6 +207,23 @@ class StateDir:
                 out.flush()
                 os.fsync(out.fileno())
             temporary.replace(file)
+
+
+def _read_state(path: Path) -> tuple[int, str, str] | None:
+    """(version, SHA-256 of the store's canonical URL, its name); None if nothing is told yet."""
+    file = path / STATE
+    try:
+        known = json.loads(file.read_text())
+        version, of, name = int(known["version"]), str(known["store_sha256"]), str(known["store"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise Damaged(
+            f"{file} is damaged; mountstore fsck --repair STORE --state-dir {path} mends it"
+        ) from None
+    if version > VERSION:
+        raise MountError(f"{path} was written by a newer mountstore (layout {version})")
+    return version, of, name
 
 
 def _acquire(fd: int, path: Path, wait_s: float) -> None:
@@ -184,6 +241,8 @@ def _acquire(fd: int, path: Path, wait_s: float) -> None:
                 continue
         if pid is None:
             raise MountError(f"state directory {path} is in use by another process")
+        if not mountpoint:
+            raise MountError(f"state directory {path} is being checked by pid {pid} (mountstore fsck)")
         if ending:
             raise MountError(
                 f"state directory {path} is in use: pid {pid} is still finishing what was written at"

@@ -83,6 +83,13 @@ VERSION = len(STEPS)
 
 def version_of(db: sqlite3.Connection) -> int | None:
     """The version of an index; None if there is nothing in it yet. Raises sqlite3.Error."""
+    try:
+        return _version(db)
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError("the names of its tables cannot be read") from error
+
+
+def _version(db: sqlite3.Connection) -> int | None:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version == 0 and not _columns(db, "node"):
         return None
