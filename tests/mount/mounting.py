@@ -237,6 +237,10 @@ class Mount:
         """`mountstore sync`: returns when the store has everything."""
         command("sync", self.root, env=self.env, timeout_s=self.limit_s)
 
+    def fsck(self, *more: str) -> None:
+        """`mountstore fsck` of the state directory; AssertionError with what it says if anything is wrong."""
+        command("fsck", *more, self.state, env=self.env, timeout_s=self.limit_s)
+
     def status(self) -> dict[str, Any]:
         """`mountstore status --json`, parsed."""
         said = command("status", "--json", self.root, env=self.env)

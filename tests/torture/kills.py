@@ -86,6 +86,8 @@ class Torture:
         after_s = chance.uniform(0.02, 0.5)
         before = self.model.steps
         work_until_killed(self.mount, journal, seed, after_s)
+        # What a killed daemon leaves is not an error: the next mount knows what to do about it.
+        self.mount.fsck()
         self.model.read(journal)
         journal.unlink()
         in_store = files_in(self.case)
@@ -109,6 +111,7 @@ class Torture:
         self.model.verify(self.mount.root)
         assert self.mount.status()["conflicts"] == []
         self.mount.umount()
+        self.mount.fsck("--verify-content")
         assert files_in(self.case) == {name: len(data) for name, data in self.model.files.items()}
         assert {key: self.case.read(key) for key in self.model.files} == self.model.files
         self.mount.remount(fresh_state=True)
