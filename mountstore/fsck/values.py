@@ -251,6 +251,11 @@ def _rests(at: Opened) -> Iterator[Fault]:
                 "index", table, f"{count} rows are of nodes that are gone", "they are removed",
                 partial(at.db.execute, f"DELETE FROM {table} WHERE ino NOT IN (SELECT ino FROM node)"),
             )  # fmt: skip
+    if at.one("SELECT 1 FROM sums WHERE typeof(crcs)!='blob' OR length(crcs) % 4") is not None:
+        yield error(
+            "index", "sums", "checksums that cannot be read", "they are taken again",
+            partial(at.db.execute, "DELETE FROM sums"),
+        )  # fmt: skip
     wrong = "typeof(prefix)!='text' OR prefix='' OR substr(prefix,-1)!='/'"
     if at.one(f"SELECT 1 FROM vacated WHERE {wrong}") is not None:
         yield error(

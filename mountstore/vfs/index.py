@@ -82,8 +82,8 @@ CREATE TABLE vacated(ino INTEGER NOT NULL, prefix TEXT NOT NULL, PRIMARY KEY(ino
 CREATE TABLE extra(ino INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY(ino, name))
   WITHOUT ROWID;
 CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
+CREATE TABLE sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL);
 """
-_SUMS = "CREATE TABLE IF NOT EXISTS sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL)"
 
 
 def _below(prefix: str) -> tuple[str, str]:
@@ -170,7 +170,6 @@ class Index:
         if version is None:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
             self._execute("INSERT INTO meta VALUES('next_id', 16)")
-        self._execute(_SUMS)  # younger than the format, which can do without
 
     # -- transactions ------------------------------------------------------------------------------
 

@@ -77,7 +77,10 @@ def _power_and_moves(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX IF NOT EXISTS node_moving ON node(prefix) WHERE subtree = 1")
 
 
-STEPS: tuple[Step, ...] = (_power_and_moves,)
+STEPS: tuple[Step, ...] = (
+    _power_and_moves,
+    ("CREATE TABLE IF NOT EXISTS sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL)",),
+)
 VERSION = len(STEPS)
 
 

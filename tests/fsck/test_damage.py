@@ -176,6 +176,9 @@ DAMAGES: dict[str, tuple[Damage, str, set[str]]] = {
     "a folder in the staging": (
         lambda scene: (scene.state / "staging" / "folder").mkdir(), "folder that is not ours", set()
     ),
+    "checksums that are none": (
+        lambda scene: scene.sql("INSERT INTO sums VALUES(1, x'0102')"), "checksums that cannot be read", set()
+    ),
     "rows of nobody": (
         lambda scene: scene.sql("INSERT INTO conflict VALUES(99999, 1)")
         + scene.sql("INSERT INTO vacated VALUES(99999, 'x/')"),
