@@ -97,8 +97,14 @@ def _cut_off(at: Opened) -> Iterator[Fault]:
         if (end := Extents(packed).end) > size:
             yield error(
                 "index", at.path_of(ino), f"it says that it has {size} bytes, and {end} are staged",
-                "it has what is staged", partial(at.update, ino, size=end),
+                "it has what is staged", partial(_lengthen, at, ino),
             )  # fmt: skip
+
+
+def _lengthen(at: Opened, ino: int) -> None:
+    """Told by what is there now: another repair may have cut it."""
+    (packed,) = at.need("SELECT extents FROM layer WHERE ino=? ORDER BY height DESC LIMIT 1", ino)
+    at.db.execute("UPDATE node SET size=max(size, ?) WHERE ino=?", (Extents(packed).end, ino))
 
 
 def _matches(path: Path, below: int, extents: Extents, on_disk: Extents, size: int, check: int) -> bool:
