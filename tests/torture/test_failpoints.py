@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mountstore.vfs
+from mountstore.fsck import check_state
 from mountstore.registry import open_store
 from mountstore.vfs import failpoints, reconcile
 from tests.mount.cases import make_case
@@ -132,6 +133,7 @@ async def test_dies_there_and_loses_nothing(
         die(case.url, state, journal, seed, f"{name}:{count}", *OPTIONS.get(name, []))
         model.read(journal)
     with open_store(case.url) as store:
+        assert check_state(state, store).left == [], "what a crash leaves is no error"
         async with running(store, state) as m:
             model.check(*await look(m))
             await m.drain()
