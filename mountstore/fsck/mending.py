@@ -40,6 +40,7 @@ def _drop(at: Opened, ino: int) -> None:
     at.db.execute("DELETE FROM dentry WHERE ino=?", (ino,))
     at.db.execute("DELETE FROM node WHERE ino=?", (ino,))
     at.db.execute("DELETE FROM conflict WHERE ino=?", (ino,))
+    at.db.execute("DELETE FROM extra WHERE ino=?", (ino,))
     at.db.execute("DELETE FROM layer WHERE ino=?", (ino,))
 
 
@@ -184,10 +185,11 @@ def revive(at: Opened, ino: int) -> None:
     layers = at.all("SELECT id, below, extents FROM layer WHERE ino=? ORDER BY height", ino)
     key = at.key_of(*names[0][1:]) if names else None
     if at.one("SELECT 1 FROM dentry WHERE parent=?", ino) is not None:
-        prefix = _prefix_of_members(at, ino) if key is None else f"{key}/"
+        wanted = at.prefix_of(ino)
+        prefix = _prefix_of_members(at, ino) if wanted is None else wanted
         at.insert_node(ino, stat.S_IFDIR | 0o755, prefix=prefix)
         if key is not None:
-            at.drop_object(prefix)
+            at.drop_object(f"{key}/")
     elif layers:
         known = at.object_at(key) if key is not None else None
         size = max(Extents(packed).end for _, _, packed in layers)

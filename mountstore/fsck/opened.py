@@ -22,8 +22,8 @@ from mountstore.store import ObjectStore
 from mountstore.vfs import power
 from mountstore.vfs.index import Index
 from mountstore.vfs.migrate import VERSION, check_version, migrate, version_of
-from mountstore.vfs.names import segment_of_name
-from mountstore.vfs.rows import ROOT_INO, split_key
+from mountstore.vfs.places import prefix_below, segment_of
+from mountstore.vfs.rows import ROOT_INO, Dentry, split_key
 
 INDEX = "index.sqlite"
 STAGING = "staging"
@@ -182,18 +182,26 @@ class Opened:
             ino = row[0]
         return "/" + "/".join(reversed(names))
 
-    def key_of(self, parent: int, name: bytes, segment: str | None) -> str | None:
-        """The key that a name wants; None if it hangs in the air."""
-        parts = [segment if segment is not None else segment_of_name(name)]
-        seen = set()
-        while parent != ROOT_INO:
-            row = self.one("SELECT parent, name, segment FROM dentry WHERE ino=? LIMIT 1", parent)
-            if row is None or parent in seen:
+    def prefix_of(self, ino: int) -> str | None:
+        """Where the members of a directory belong; None if it hangs in the air."""
+        above: list[Dentry] = []
+        seen: set[int] = set()
+        while ino != ROOT_INO:
+            row = self.one("SELECT id, parent, name, ino, segment FROM dentry WHERE ino=? LIMIT 1", ino)
+            if row is None or ino in seen:
                 return None
-            seen.add(parent)
-            parts.append(row[2] if row[2] is not None else segment_of_name(row[1]))
-            parent = row[0]
-        return "/".join(reversed(parts))
+            seen.add(ino)
+            above.append(Dentry(*row))
+            ino = row[1]
+        prefix = ""
+        for dentry in reversed(above):
+            prefix = prefix_below(prefix, dentry)
+        return prefix
+
+    def key_of(self, parent: int, name: bytes, segment: str | None) -> str | None:
+        """The key that a name wants, without the slash of a directory's; None if it hangs in the air."""
+        prefix = self.prefix_of(parent)
+        return None if prefix is None else prefix + segment_of(Dentry(0, parent, name, 0, segment))
 
     # -- changing, all inside a transaction ---------------------------------------------------------
 

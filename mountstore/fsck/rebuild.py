@@ -12,7 +12,13 @@ from pathlib import Path
 from mountstore.fsck.opened import INDEX, layout
 from mountstore.vfs.index import Index
 
-_KEYS = {"object": "dir, base", "intent": "key, metadata", "vacated": "ino, prefix", "meta": "name"}
+_KEYS = {
+    "object": "dir, base",
+    "intent": "key, metadata",
+    "vacated": "ino, prefix",
+    "extra": "ino, name",
+    "meta": "name",
+}
 """What orders the tables that have no rowid."""
 
 

@@ -11,8 +11,8 @@ from functools import partial
 from mountstore.fsck import mending
 from mountstore.fsck.findings import Fault, error
 from mountstore.fsck.opened import Opened
-from mountstore.vfs.names import segment_of_name
-from mountstore.vfs.rows import ROOT_INO
+from mountstore.vfs.places import DEEP, prefix_below, segment_of
+from mountstore.vfs.rows import ROOT_INO, Dentry
 
 _PARKED = 1 << 62
 
@@ -183,10 +183,11 @@ def walk(at: Opened) -> None:
             " JOIN node n ON n.ino=d.ino WHERE d.parent=?",
             (ino,),
         ):
-            base = segment if segment is not None else segment_of_name(name)
+            link = Dentry(dentry, ino, name, child, segment)
+            base = segment_of(link)
             if stat.S_ISDIR(mode):
                 base += "/"
-                waiting.append((child, prefix + base, int(moved or subtree)))
+                waiting.append((child, prefix_below(prefix, link), int(moved or subtree)))
             rows.append((dentry, child, ino, prefix, base, moved))
         at.db.executemany("INSERT INTO wants VALUES(?,?,?,?,?,?)", rows)
     at.db.execute("CREATE INDEX temp.wants_key ON wants(dir, base)")
@@ -227,7 +228,7 @@ def _prefixes(at: Opened) -> Iterator[Fault]:
 def _sizes(at: Opened) -> Iterator[Fault]:
     for ino, told, size in at.all(
         "SELECT n.ino, n.size, min(o.size) FROM node n JOIN object o ON o.cid=n.cid WHERE n.cid = n.base_cid"
-        " AND n.cid != 0 AND n.nlink > 0 AND (n.mode & 61440) != 16384 GROUP BY n.ino"
+        f" AND n.cid != 0 AND n.nlink > 0 AND (n.mode & 61440) = {stat.S_IFREG} GROUP BY n.ino"
         " HAVING n.size NOT IN (SELECT size FROM object WHERE cid=n.cid)"
     ):
         yield error(
@@ -272,6 +273,10 @@ def _hidden(at: Opened) -> Iterator[Fault]:
         "   WHERE substr(o.dir || o.base, 1, length(v.prefix)) = v.prefix)"
         " AND NOT EXISTS (SELECT 1 FROM node m WHERE m.subtree=1"
         "   AND substr(o.dir || o.base, 1, length(m.prefix)) = m.prefix)"
+        # Where members of directories with too long a path are: no name is to show it.
+        " AND o.dir != ? AND o.dir || o.base != ?",
+        DEEP,
+        DEEP,
     ):
         yield error(
             "index", folder + base, "a known object without a name", "the next listing names it",

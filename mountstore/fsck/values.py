@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import time
@@ -13,7 +14,8 @@ from mountstore.fsck import mending
 from mountstore.fsck.findings import Fault, error
 from mountstore.fsck.opened import Opened
 from mountstore.vfs.names import name_of_segment
-from mountstore.vfs.rows import ROOT_INO
+from mountstore.vfs.places import without_deep
+from mountstore.vfs.rows import ROOT_INO, Dentry
 from mountstore.vfs.staging import Extents
 
 _INT = "('integer')"
@@ -22,6 +24,7 @@ _NODE = {
     "mtime_ns": _INT, "ctime_ns": _INT, "target": "('null','blob')", "cid": _INT, "base_cid": _INT,
     "mid": _INT, "known": _INT, "due": "('null','integer')", "since": "('null','integer')",
     "prefix": "('null','text')", "listed_ns": _INT, "marker": _INT, "subtree": _INT,
+    "link": "('null','text')", "names": _INT,
 }  # fmt: skip
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _ID_MAX = 1 << 62
@@ -60,6 +63,7 @@ def _nodes(at: Opened) -> Iterator[Fault]:
     rows = at.all(
         f"SELECT ino FROM node WHERE {wrong} OR (mode & 61440) NOT IN ({kinds})"
         " OR mode NOT BETWEEN 0 AND 65535 OR size < 0 OR nlink < 0 OR cid < 0 OR base_cid < 0 OR ino < 1"
+        " OR names < 0"
         f" OR ino > {_ID_MAX}"
         " OR subtree NOT IN (0, 1) OR marker NOT IN (0, 1)"
         " OR ((mode & 61440) = 16384 AND prefix IS NULL)"
@@ -90,7 +94,7 @@ def _mend_node(at: Opened, ino: int) -> None:
     names = ", ".join(_NODE)
     found = at.need(f"SELECT {names} FROM node WHERE ino=?", ino)
     row: dict[str, Any] = dict(zip(_NODE, found, strict=True))
-    for name in ("uid", "gid", "rdev", "size", "cid", "base_cid", "mid", "nlink", "listed_ns"):
+    for name in ("uid", "gid", "rdev", "size", "cid", "base_cid", "mid", "nlink", "listed_ns", "names"):
         if not isinstance(row[name], int) or row[name] < 0:
             row[name] = 0
     for name in ("atime_ns", "mtime_ns", "ctime_ns"):
@@ -109,10 +113,11 @@ def _mend_node(at: Opened, ino: int) -> None:
     row["mode"] = kind | (stat.S_IMODE(mode) or (0o700 if kind == stat.S_IFDIR else 0o600))
     row["known"], row["due"], row["since"] = 1, now, now
     row["marker"], row["subtree"] = int(kind == stat.S_IFDIR and ino != ROOT_INO), int(row["subtree"] == 1)
+    row["link"] = row["link"] if isinstance(row["link"], str) else None
     row["target"] = row["target"] if isinstance(row["target"], bytes) else None
     if kind == stat.S_IFDIR:
         if not isinstance(row["prefix"], str):
-            row["prefix"] = "" if key is None else f"{key}/"
+            row["prefix"] = at.prefix_of(ino) or ""
         row["listed_ns"] = 0
         if ino == ROOT_INO:
             row["due"] = row["since"] = None
@@ -149,12 +154,20 @@ def _names(at: Opened) -> Iterator[Fault]:
     for dentry, name, segment in at.all(
         "SELECT id, name, segment FROM dentry WHERE typeof(segment)='text' AND typeof(name)='blob'"
     ):
-        fitting = (name_of_segment(segment), name_of_segment(segment, clash=True))
-        if name not in fitting and segment != name.decode(errors="backslashreplace"):
+        if not _fits(without_deep(Dentry(dentry, 0, name, 0, segment)).segment or "", name):
             yield error(
                 "index", repr(name), "it stands for a key that it cannot stand for", "it stands for its own",
                 partial(at.db.execute, "UPDATE dentry SET segment=NULL WHERE id=?", (dentry,)),
             )  # fmt: skip
+
+
+def _fits(segment: str, name: bytes) -> bool:
+    """Whether a name may stand for this segment: by the escapes, literally, or shortened."""
+    return (
+        name in (name_of_segment(segment), name_of_segment(segment, clash=True))
+        or segment == name.decode(errors="backslashreplace")
+        or segment.endswith(f"%(name-{hashlib.sha256(name).hexdigest()[:16]})")
+    )
 
 
 def _mend_name(at: Opened, dentry: int, parent: Any, name: bytes, ino: Any) -> None:
@@ -251,6 +264,15 @@ def _rests(at: Opened) -> Iterator[Fault]:
                 "index", table, f"{count} rows are of nodes that are gone", "they are removed",
                 partial(at.db.execute, f"DELETE FROM {table} WHERE ino NOT IN (SELECT ino FROM node)"),
             )  # fmt: skip
+    wrong = (
+        "typeof(name)!='text' OR typeof(value)!='blob'"
+        " OR (ino NOT IN (SELECT ino FROM node) AND ino NOT IN (SELECT ino FROM dentry))"
+    )
+    if at.one(f"SELECT 1 FROM extra WHERE {wrong}") is not None:
+        yield error(
+            "index", "extra", "extended attributes of nothing, or that cannot be read", "they are removed",
+            partial(at.db.execute, f"DELETE FROM extra WHERE {wrong}"),
+        )  # fmt: skip
     if at.one("SELECT 1 FROM sums WHERE typeof(crcs)!='blob' OR length(crcs) % 4") is not None:
         yield error(
             "index", "sums", "checksums that cannot be read", "they are taken again",

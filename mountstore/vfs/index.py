@@ -53,7 +53,7 @@ CREATE TABLE node(
   target BLOB, cid INTEGER NOT NULL, base_cid INTEGER NOT NULL, mid INTEGER NOT NULL,
   known INTEGER NOT NULL, due INTEGER, since INTEGER,
   prefix TEXT, listed_ns INTEGER NOT NULL, marker INTEGER NOT NULL, subtree INTEGER NOT NULL,
-  link TEXT, names INTEGER NOT NULL);
+  link TEXT, names INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX node_link ON node(link) WHERE link IS NOT NULL;
 CREATE INDEX node_due ON node(due) WHERE due IS NOT NULL;
 CREATE INDEX node_base ON node(base_cid) WHERE base_cid != 0;

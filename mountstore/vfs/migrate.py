@@ -77,10 +77,26 @@ def _power_and_moves(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX IF NOT EXISTS node_moving ON node(prefix) WHERE subtree = 1")
 
 
-STEPS: tuple[Step, ...] = (
-    _power_and_moves,
-    ("CREATE TABLE IF NOT EXISTS sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL)",),
-)
+def _links_places_sums(db: sqlite3.Connection) -> None:
+    """Extended attributes, groups of hard links, other places of long names, checksums of contents."""
+    there = _columns(db, "node")
+    if "link" not in there:  # development versions had some of this before it had a number
+        db.execute("ALTER TABLE node ADD COLUMN link TEXT")
+        db.execute("ALTER TABLE node ADD COLUMN names INTEGER NOT NULL DEFAULT 0")
+    for index in (
+        "node_link ON node(link) WHERE link IS NOT NULL",
+        "dentry_segment ON dentry(parent, segment) WHERE segment IS NOT NULL",
+        "dentry_deep ON dentry(substr(segment, -24)) WHERE segment IS NOT NULL",
+    ):
+        db.execute(f"CREATE INDEX IF NOT EXISTS {index}")
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS extra(ino INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL,"
+        " PRIMARY KEY(ino, name)) WITHOUT ROWID"
+    )
+    db.execute("CREATE TABLE IF NOT EXISTS sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL)")
+
+
+STEPS: tuple[Step, ...] = (_power_and_moves, _links_places_sums)
 VERSION = len(STEPS)
 
 
