@@ -10,6 +10,7 @@ General layout, each part importing only from those above it:
     registry     a URL becomes a store; beside it config, stores and mounts described in a file
     transfer     copy, sync and clear between any two stores
     aliases      the async twins of all of these by name
+    namespaces   names over any store: nesting, soft deletion, quota, permissions
     vfs          POSIX verbs over one store, knowing nothing of FUSE
     fuse         the kernel's requests, handed to vfs
     daemon       one mount, from start to drained end
@@ -42,15 +43,22 @@ if TYPE_CHECKING:
     from mountstore.config import open_config
     from mountstore.errors import (
         AccessDenied,
+        BackendAlreadyExists,
+        BackendDoesNotExist,
+        BackendMustBeOpen,
+        BackendMustNotBeOpen,
         BadUrl,
         Corrupted,
         InvalidKey,
+        InvalidName,
         InvalidRange,
         MountError,
         MountstoreError,
         NotFound,
         PartialFailure,
         PreconditionFailed,
+        QuotaExceeded,
+        RangeNotSatisfiable,
         StoreError,
         StoreFull,
         Unavailable,
@@ -74,6 +82,10 @@ __all__ = [
     "AsyncHashdirStore",
     "AsyncSqliteStore",
     "AsyncStore",
+    "BackendAlreadyExists",
+    "BackendDoesNotExist",
+    "BackendMustBeOpen",
+    "BackendMustNotBeOpen",
     "BadUrl",
     "CachingStore",
     "Capabilities",
@@ -81,6 +93,7 @@ __all__ = [
     "Data",
     "FanoutStore",
     "InvalidKey",
+    "InvalidName",
     "InvalidRange",
     "MountError",
     "MountstoreError",
@@ -90,6 +103,8 @@ __all__ = [
     "Page",
     "PartialFailure",
     "PreconditionFailed",
+    "QuotaExceeded",
+    "RangeNotSatisfiable",
     "StoreError",
     "StoreFull",
     "Unavailable",

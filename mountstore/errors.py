@@ -6,9 +6,16 @@
     │   ├── PreconditionFailed      if_match or if_absent did not hold: somebody else was first
     │   ├── Unsupported             this store cannot do this, ever (see its Capabilities)
     │   ├── InvalidKey              this store cannot hold this key (also a ValueError)
+    │   │   └── InvalidName         not a name of an item in a namespace
     │   ├── InvalidRange            start lies beyond the end of the object, or start > stop
+    │   │   └── RangeNotSatisfiable a piece that was asked for is not all there
     │   ├── AccessDenied            credentials missing, wrong, expired, or not allowed to do this
-    │   ├── StoreFull               the store has no room, or a quota is used up
+    │   ├── StoreFull               the store has no room
+    │   │   └── QuotaExceeded       ... because a quota is used up
+    │   ├── BackendAlreadyExists    create: something is there
+    │   ├── BackendDoesNotExist     open, destroy: it was not created
+    │   ├── BackendMustBeOpen       a verb before open or after close
+    │   ├── BackendMustNotBeOpen    open, create or destroy between open and close
     │   ├── Corrupted               the bytes that came are not the bytes that were put
     │   ├── PartialFailure          some of several stores or objects failed; .failures says which
     │   └── Unavailable             unreachable, or overloaded; may work later
@@ -63,8 +70,16 @@ class InvalidKey(StoreError, ValueError):
     """The store cannot hold an object of this key."""
 
 
+class InvalidName(InvalidKey):
+    """This is no name of an item in a namespace; the message says which rule it breaks."""
+
+
 class InvalidRange(StoreError, ValueError):
     """The range starts beyond the end of the object."""
+
+
+class RangeNotSatisfiable(InvalidRange):
+    """A piece of an object that must come whole reaches beyond its end."""
 
 
 class AccessDenied(StoreError):
@@ -73,6 +88,26 @@ class AccessDenied(StoreError):
 
 class StoreFull(StoreError):
     """The store has no room for this object."""
+
+
+class QuotaExceeded(StoreFull):
+    """The object does not fit into what is left of the quota; nothing was changed."""
+
+
+class BackendAlreadyExists(StoreError):
+    """What should be created is there already, or something else is."""
+
+
+class BackendDoesNotExist(StoreError):
+    """There is nothing to open or to destroy: it was never created, or is destroyed."""
+
+
+class BackendMustBeOpen(StoreError):
+    """Only possible between open and close."""
+
+
+class BackendMustNotBeOpen(StoreError):
+    """Only possible before open or after close."""
 
 
 class Corrupted(StoreError):

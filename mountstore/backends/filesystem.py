@@ -21,6 +21,7 @@ time of change and size, so another program's writing changes it too.
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from collections.abc import Iterator
 
@@ -30,7 +31,7 @@ from mountstore.backends._filesystem_names import names_of
 from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names, ObjectFiles
 from mountstore.backends._filesystem_store import FileStore, open_tree
 from mountstore.backends._filesystem_tree import translated
-from mountstore.errors import InvalidKey
+from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, ObjectInfo, Page
 
 
@@ -83,6 +84,29 @@ class FilesystemStore(FileStore):
         for entry in self._listing(prefix, "", grouped=False, stats=False):
             if isinstance(entry, ObjectInfo):
                 yield entry.key
+
+    def make_folder(self, key: str) -> None:
+        """Make the folder of this name, without a slash, and those above; it is there until it is removed
+        or the last file in it is deleted. One that is there is no error."""
+        try:
+            self._tree.leave(self._tree.made(self._names(key)))
+        except OSError as error:
+            raise translated(error, key) from error
+
+    def remove_folder(self, key: str) -> None:
+        """Remove an empty folder. Raises NotFound, and PreconditionFailed if something is in it."""
+        names = self._names(key)
+        try:
+            folder = self._tree.reading(names[:-1])
+            try:
+                os.rmdir(names[-1], dir_fd=folder)
+                self._tree.sync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise PreconditionFailed(f"the folder {key!r} is not empty", key=key) from None
+            raise translated(error, key) from error
 
     def _entries(self, prefix: str, delimiter: str, after: str) -> Iterator[ObjectInfo | str]:
         if delimiter in ("", "/"):

@@ -9,6 +9,8 @@
     UrlEncodedStore         percent-encoded keys
     GzipStore, Base64Store  content in another form
     ReadOnlyStore, WriteOnlyStore, ValidatingStore      less is allowed
+    PermissionsStore        each path has its own permissions
+    QuotaStore              a limit on what the store holds
     LoggingStore, ExceptionLoggingStore, NotifyingStore somebody is told
     TextStore, JsonStore    typed views, no stores of bytes themselves (TypedStore makes others)
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
         WriteOnlyStore,
         url_safe,
     )
+    from mountstore.stores.permissions import PermissionsStore
+    from mountstore.stores.quota import QuotaStore
     from mountstore.stores.routing import RoutingStore
     from mountstore.stores.typed import JsonStore, TextStore, TypedStore
     from mountstore.stores.wrapper import AroundStore, WrapperStore
@@ -56,7 +60,9 @@ __all__ = [
     "LoggingStore",
     "MappedStore",
     "NotifyingStore",
+    "PermissionsStore",
     "PrefixStore",
+    "QuotaStore",
     "ReadOnlyStore",
     "RoutingStore",
     "TextStore",
@@ -84,6 +90,8 @@ _MODULES = {
         "WriteOnlyStore",
         "url_safe",
     ],
+    "permissions": ["PermissionsStore"],
+    "quota": ["QuotaStore"],
     "routing": ["RoutingStore"],
     "typed": ["JsonStore", "TextStore", "TypedStore"],
     "wrapper": ["AroundStore", "WrapperStore"],

@@ -21,7 +21,9 @@ from mountstore.stores import (
     HashPrefixStore,
     LoggingStore,
     NotifyingStore,
+    PermissionsStore,
     PrefixStore,
+    QuotaStore,
     ReadOnlyStore,
     RoutingStore,
     UrlEncodedStore,
@@ -100,6 +102,29 @@ class TestBufferingOverSqlite(OverSqlite, TestBuffering):
 
 class TestBufferingTinyOverFiles(OverFiles, TestBufferingTiny):
     pass
+
+
+class TestQuota(WrapperConformance):
+    def wrap(self, backend: MakeBackend) -> ObjectStore:
+        return QuotaStore(backend("inner"), 1 << 40)
+
+
+class TestQuotaOverSqlite(OverSqlite, TestQuota):
+    pass
+
+
+class TestQuotaOverFiles(OverFiles, TestQuota):
+    pass
+
+
+class TestPermissions(WrapperConformance):
+    def wrap(self, backend: MakeBackend) -> ObjectStore:
+        return PermissionsStore(backend("inner"), {"": "lrwWD"})
+
+
+class TestPermissionsOverFiles(OverFiles, WrapperConformance):
+    def wrap(self, backend: MakeBackend) -> ObjectStore:
+        return PermissionsStore(backend("inner"), {"": "lrwWD", "elsewhere": ""})
 
 
 class TestRouting(WrapperConformance):

@@ -1,0 +1,151 @@
+"""What a namespace lies on, and when it is there: created, opened, closed and destroyed.
+
+A folder is there if it is one. Any other store is there if it holds anything: creating one that is empty
+puts the object `mountstore.hid`, which no listing of items shows, neither here nor in the original.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+from mountstore.backends.filesystem import FilesystemStore
+from mountstore.errors import (
+    AccessDenied,
+    BackendAlreadyExists,
+    BackendDoesNotExist,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+)
+from mountstore.namespaces.items import Provisioned
+from mountstore.store import ObjectStore
+
+MARKER = "mountstore.hid"
+_PRIVATE = ".mountstore~tmp"
+
+
+class Target(ABC):
+    """A place for a namespace."""
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make it. Raises BackendAlreadyExists if anything is in its place."""
+
+    @abstractmethod
+    def open(self) -> ObjectStore:
+        """The store of it. Raises BackendDoesNotExist."""
+
+    @abstractmethod
+    def close(self, store: ObjectStore) -> None:
+        """Give back what `open` gave."""
+
+    @abstractmethod
+    def destroy(self) -> None:
+        """Remove it and all that is in it. Raises BackendDoesNotExist."""
+
+
+class FolderTarget(Target):
+    """A folder of natural files, the layout of the original's local backend."""
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
+        self.path = Path(path)
+        self.durable = durable
+
+    def create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if any(name != _PRIVATE for name in os.listdir(self.path)):
+                raise BackendAlreadyExists(f"{self.path} is not empty; name an empty or new folder")
+            FilesystemStore(self.path, durable=self.durable, create=False).close()
+        except FileExistsError:
+            raise BackendAlreadyExists(f"{self.path} is there, and no folder; name another") from None
+        except PermissionError as error:
+            raise AccessDenied(f"{self.path}: {error.strerror}; check its permissions") from None
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+
+    def open(self) -> ObjectStore:
+        if not self.path.is_dir():
+            raise BackendDoesNotExist(f"there is no folder {self.path}; create the store first")
+        return FilesystemStore(self.path, durable=self.durable, create=False)
+
+    def close(self, store: ObjectStore) -> None:
+        store.close()
+
+    def destroy(self) -> None:
+        if not self.path.is_dir():
+            raise BackendDoesNotExist(f"there is no folder {self.path}")
+        try:
+            shutil.rmtree(self.path.resolve())
+        except PermissionError as error:
+            raise AccessDenied(f"{self.path}: {error.strerror}; check its permissions") from None
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+
+
+class StoreTarget(Target):
+    """Any store: one that is open and stays its owner's to close, or what `opener` opens each time."""
+
+    def __init__(self, store: ObjectStore | Callable[[], ObjectStore]) -> None:
+        self._given = store if isinstance(store, ObjectStore) else None
+        self._opener = store if not isinstance(store, ObjectStore) else None
+
+    def create(self) -> None:
+        store = self._reached()
+        try:
+            if isinstance(store, Provisioned):
+                store.create_storage()
+            elif _in_use(store):
+                raise BackendAlreadyExists("the store is not empty; name an empty one, or a prefix of it")
+            else:
+                try:
+                    store.put(MARKER, b"", if_absent=store.capabilities.conditional_put)
+                except PreconditionFailed:
+                    raise BackendAlreadyExists("somebody else has just created this store") from None
+        finally:
+            self.close(store)
+
+    def open(self) -> ObjectStore:
+        store = self._reached()
+        if not isinstance(store, Provisioned) and not _in_use(store):
+            self.close(store)
+            raise BackendDoesNotExist("nothing was created here; create the store first")
+        return store
+
+    def close(self, store: ObjectStore) -> None:
+        if store is not self._given:
+            store.close()
+
+    def destroy(self) -> None:
+        store = self._reached()
+        try:
+            if isinstance(store, Provisioned):
+                store.destroy_storage()
+                return
+            if not _in_use(store):
+                raise BackendDoesNotExist("nothing was created here")
+            # The marker goes last, so that what a crash leaves can be destroyed again.
+            for page in store.pages():
+                store.delete_many(info.key for info in page.objects if info.key != MARKER)
+            store.delete(MARKER, missing_ok=True)
+        finally:
+            self.close(store)
+
+    def _reached(self) -> ObjectStore:
+        if self._given is not None:
+            return self._given
+        assert self._opener is not None
+        return self._opener()
+
+
+def _in_use(store: ObjectStore) -> bool:
+    try:
+        store.head(MARKER)
+    except NotFound:
+        page = store.list(limit=1)
+        return bool(page.objects or page.prefixes)
+    return True
