@@ -46,7 +46,7 @@ from mountstore.stores.permissions import PermissionsStore
 from mountstore.stores.quota import QuotaStore
 from mountstore.stores.reader import RANGE_BYTES, ObjectReader
 
-__all__ = ["FolderTarget", "ItemInfo", "NamespaceBackend", "Reading", "ServerSide", "StoreTarget"]
+__all__ = ["FolderTarget", "ItemInfo", "NamespaceBackend", "Reading", "ServerSide", "StoreTarget", "Target"]
 
 _TRIES = 10
 
