@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mountstore.namespaces.backend import NamespaceBackend
     from mountstore.namespaces.items import ItemInfo
+    from mountstore.namespaces.store import Store
 
-__all__ = ["ItemInfo", "NamespaceBackend"]
+__all__ = ["ItemInfo", "NamespaceBackend", "Store"]
 
-_MODULES = {"ItemInfo": "items", "NamespaceBackend": "backend"}
+_MODULES = {"ItemInfo": "items", "NamespaceBackend": "backend", "Store": "store"}
 
 
 def __getattr__(name: str) -> object:

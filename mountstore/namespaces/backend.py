@@ -24,7 +24,6 @@ from mountstore.errors import (
     InvalidRange,
     NotFound,
     PreconditionFailed,
-    RangeNotSatisfiable,
 )
 from mountstore.namespaces.items import (
     Admits,
@@ -39,12 +38,12 @@ from mountstore.namespaces.items import (
     sources_of,
 )
 from mountstore.namespaces.names import ROOT, check_name, is_listed, last_part, nest, under
+from mountstore.namespaces.pieces import check_size, clip, gathered, located, pieces_between
 from mountstore.namespaces.streams import Checked, check_digest, hasher, held, pieces_of
 from mountstore.namespaces.target import FolderTarget, StoreTarget, Target
-from mountstore.store import Data, ObjectInfo, ObjectStore, Page
+from mountstore.store import Data, ObjectStore, Page
 from mountstore.stores.permissions import PermissionsStore
 from mountstore.stores.quota import QuotaStore
-from mountstore.stores.reader import RANGE_BYTES, ObjectReader
 
 __all__ = ["FolderTarget", "ItemInfo", "NamespaceBackend", "Reading", "ServerSide", "StoreTarget", "Target"]
 
@@ -201,7 +200,7 @@ class NamespaceBackend:
 
         What lies beyond the end is left out, as is what lies before the beginning. Raises ObjectNotFound.
         """
-        _check_range(name, size)
+        check_size(name, size)
         store, key = self.store_of_objects, self.key(check_name(name))
         if offset >= 0:
             try:
@@ -210,7 +209,7 @@ class NamespaceBackend:
                 return b""
         for attempt in range(_TRIES):
             info = store.head(key)
-            start, stop = _clip(info.size, size, offset)
+            start, stop = clip(info.size, size, offset)
             condition = info.etag if store.capabilities.conditional_get else None
             try:
                 return store.get(key, start, stop, if_match=condition)
@@ -221,12 +220,12 @@ class NamespaceBackend:
 
     def read(self, name: str, *, size: int | None = None, offset: int = 0) -> Reading:
         """Like `load`, a piece at a time, and with the sizes known before. Raises ObjectNotFound."""
-        _check_range(name, size)
+        check_size(name, size)
         store, key = self.store_of_objects, self.key(check_name(name))
         info = store.head(key)
-        start, stop = _clip(info.size, size, offset)
+        start, stop = clip(info.size, size, offset)
         return Reading(
-            start, stop, info.size, item_of(last_part(name), info), _pieces(store, info, start, stop)
+            start, stop, info.size, item_of(last_part(name), info), pieces_between(store, info, start, stop)
         )
 
     def store(
@@ -277,7 +276,7 @@ class NamespaceBackend:
             return store.hash_object(key, algorithm)
         digest = hasher(algorithm)
         info = store.head(key)
-        for piece in _pieces(store, info, 0, info.size):
+        for piece in pieces_between(store, info, 0, info.size):
             digest.update(piece)
         return str(digest.hexdigest())
 
@@ -286,13 +285,13 @@ class NamespaceBackend:
         store, wanted = self.store_of_objects, self._sources(sources)
         if isinstance(store, ServerSide):
             return store.gather_objects(wanted)
-        return b"".join(self._gathered(store, wanted))
+        return b"".join(gathered(store, wanted))
 
     def gather_reading(self, sources: Iterable[Any]) -> tuple[int, Iterator[Data]]:
         """Like `gather`: how many bytes, and these a piece at a time; every source has been looked at."""
         store, wanted = self.store_of_objects, self._sources(sources)
-        found = [self._located(store, source) for source in wanted]
-        pieces = (piece for info, start, stop in found for piece in _pieces(store, info, start, stop))
+        found = [located(store, source) for source in wanted]
+        pieces = (piece for info, start, stop in found for piece in pieces_between(store, info, start, stop))
         return sum(stop - start for _, start, stop in found), pieces
 
     def defrag(
@@ -322,7 +321,7 @@ class NamespaceBackend:
             return store.defrag_objects(
                 wanted, target=target, algorithm=algorithm, namespace=namespace, levels=levels
             )
-        with held(self._gathered(store, wanted), digest) as file:
+        with held(gathered(store, wanted), digest) as file:
             if digest is not None:
                 target = check_name(nest(under(namespace or ROOT, digest.hexdigest()), levels))
             assert target is not None
@@ -342,48 +341,6 @@ class NamespaceBackend:
         return [
             Source(self.key(check_name(name)), offset, size) for name, offset, size in sources_of(sources)
         ]
-
-    def _gathered(self, store: ObjectStore, sources: Iterable[Source]) -> Iterator[Data]:
-        for source in sources:
-            if source.offset >= 0 and source.size <= RANGE_BYTES:
-                try:
-                    piece = store.get(source.name, source.offset, source.offset + source.size)
-                except InvalidRange:
-                    piece = b""
-                if len(piece) != source.size:
-                    raise _short(source)
-                yield piece
-            else:
-                yield from _pieces(store, *self._located(store, source))
-
-    def _located(self, store: ObjectStore, source: Source) -> tuple[ObjectInfo, int, int]:
-        info = store.head(source.name)
-        start = source.offset if source.offset >= 0 else info.size + source.offset
-        if start < 0 or start + source.size > info.size:
-            raise _short(source)
-        return info, start, start + source.size
-
-
-def _short(source: Source) -> RangeNotSatisfiable:
-    return RangeNotSatisfiable(
-        f"{source.name!r} has no {source.size} bytes at {source.offset}", key=source.name
-    )
-
-
-def _check_range(name: str, size: int | None) -> None:
-    if size is not None and size < 0:
-        raise InvalidRange(f"{name!r}: a size is not negative; leave it out for all that follows", key=name)
-
-
-def _clip(total: int, size: int | None, offset: int) -> tuple[int, int]:
-    start = min(offset, total) if offset >= 0 else max(0, total + offset)
-    return start, total if size is None else min(start + size, total)
-
-
-def _pieces(store: ObjectStore, info: ObjectInfo, start: int, stop: int) -> Iterator[Data]:
-    reader = ObjectReader(store, info)
-    for at in range(start, stop, RANGE_BYTES):
-        yield reader.range(at, min(at + RANGE_BYTES, stop))
 
 
 def _items(first: Page, pages: Iterator[Page], cut: int) -> Iterator[ItemInfo]:

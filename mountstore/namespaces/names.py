@@ -1,7 +1,8 @@
 """Which names items may have, and where they lie below them: nesting and the suffix of soft deletion.
 
-An item `ns/abcdef` with two levels lies at `ns/ab/cd/abcdef`; a name that is too short for its levels
-leaves the missing ones empty (`ns/a//a`). What is soft deleted has the suffix `.del` there.
+An item `ns/abcdef` with two levels lies at `ns/ab/cd/abcdef`; a name that is too short for its levels leaves
+the missing ones out (`ns/a/a`), as the original's does on a file system. What is soft deleted has the suffix
+`.del` there.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ def check_name(name: str, *, root: bool = False) -> str:
     return name
 
 
+def check_item(name: str) -> str:
+    """`name` itself, if an item may be called so. Raises InvalidName."""
+    check_name(name)
+    if "//" in name:
+        raise InvalidName(f"{name!r}: names hold no doubled slash", key=name)
+    if name.endswith(DELETED):
+        raise InvalidName(f"{name!r}: the suffix {DELETED} is what soft deletion adds", key=name)
+    return name
+
+
 def last_part(name: str) -> str:
     """The item's own name, without its namespace and nesting."""
     return name.rpartition("/")[2]
@@ -60,7 +71,9 @@ def is_listed(part: str) -> bool:
 def nest(name: str, levels: int) -> str:
     """Where `name` lies with so many levels of nesting."""
     namespace, slash, item = name.rpartition("/")
-    parts = [item[at : at + LEVEL_WIDTH] for at in range(0, levels * LEVEL_WIDTH, LEVEL_WIDTH)]
+    parts = [
+        item[at : at + LEVEL_WIDTH] for at in range(0, min(levels * LEVEL_WIDTH, len(item)), LEVEL_WIDTH)
+    ]
     return namespace + slash + "/".join([*parts, item])
 
 
