@@ -1,15 +1,17 @@
 """What a namespace lies on, and when it is there: created, opened, closed and destroyed.
 
 A folder is there if it is one. Any other store is there if it holds anything: creating one that is empty
-puts the object `mountstore.hid`, which no listing of items shows, neither here nor in the original.
+puts the object `mountstore.hid`, which no listing of items shows, neither here nor in the original. For a
+folder of a bucket that object is the folder's marker, `path/`, as the original does it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mountstore.backends.filesystem import FilesystemStore
@@ -99,19 +101,22 @@ class StoreTarget(Target):
         try:
             if isinstance(store, Provisioned):
                 store.create_storage()
-            elif _in_use(store):
+            elif self._in_use(store):
                 raise BackendAlreadyExists("the store is not empty; name an empty one, or a prefix of it")
             else:
-                try:
-                    store.put(MARKER, b"", if_absent=store.capabilities.conditional_put)
-                except PreconditionFailed:
-                    raise BackendAlreadyExists("somebody else has just created this store") from None
+                with self._marked(store) as (place, key):
+                    # Another place may have to find out by trial what it can, for this one request.
+                    sure = place is store and store.capabilities.conditional_put
+                    try:
+                        place.put(key, b"", if_absent=sure)
+                    except PreconditionFailed:
+                        raise BackendAlreadyExists("somebody else has just created this store") from None
         finally:
             self.close(store)
 
     def open(self) -> ObjectStore:
         store = self._reached()
-        if not isinstance(store, Provisioned) and not _in_use(store):
+        if not isinstance(store, Provisioned) and not self._in_use(store):
             self.close(store)
             raise BackendDoesNotExist("nothing was created here; create the store first")
         return store
@@ -126,12 +131,14 @@ class StoreTarget(Target):
             if isinstance(store, Provisioned):
                 store.destroy_storage()
                 return
-            if not _in_use(store):
+            if not self._in_use(store):
                 raise BackendDoesNotExist("nothing was created here")
             # The marker goes last, so that what a crash leaves can be destroyed again.
             for page in store.pages():
                 store.delete_many(info.key for info in page.objects if info.key != MARKER)
             store.delete(MARKER, missing_ok=True)
+            with self._marked(store) as (place, key):
+                place.delete(key, missing_ok=True)
         finally:
             self.close(store)
 
@@ -141,11 +148,33 @@ class StoreTarget(Target):
         assert self._opener is not None
         return self._opener()
 
+    def _in_use(self, store: ObjectStore) -> bool:
+        with self._marked(store) as (place, key):
+            try:
+                place.head(key)
+            except NotFound:
+                return next(store.keys(), None) is not None
+        return True
 
-def _in_use(store: ObjectStore) -> bool:
-    try:
-        store.head(MARKER)
-    except NotFound:
-        page = store.list(limit=1)
-        return bool(page.objects or page.prefixes)
-    return True
+    @contextlib.contextmanager
+    def _marked(self, store: ObjectStore) -> Iterator[tuple[ObjectStore, str]]:
+        """Where the object is that says that the store was created, and its key."""
+        yield store, MARKER
+
+
+class BucketTarget(StoreTarget):
+    """The folder `path` of a bucket. `opener` opens what is below it, `whole` all of the bucket."""
+
+    def __init__(
+        self, opener: Callable[[], ObjectStore], whole: Callable[[], ObjectStore], path: str
+    ) -> None:
+        super().__init__(opener)
+        self._whole, self._path = whole, path.rstrip("/")
+
+    @contextlib.contextmanager
+    def _marked(self, store: ObjectStore) -> Iterator[tuple[ObjectStore, str]]:
+        if not self._path:
+            yield store, MARKER
+            return
+        with self._whole() as whole:
+            yield whole, f"{self._path}/"

@@ -12,13 +12,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
 from mountstore.backends.memory import DictStore
 from mountstore.errors import BadUrl
-from mountstore.namespaces.target import FolderTarget, StoreTarget, Target
-from mountstore.registry import open_store, parse
+from mountstore.namespaces.target import BucketTarget, FolderTarget, StoreTarget, Target
+from mountstore.registry import open_store, parse, split_key
 from mountstore.store import ObjectStore
 
 _BUCKET = re.compile(
@@ -36,17 +37,20 @@ _B2_ENDPOINT = (
 def target_of(url: str) -> Target:
     """What the URL names; nothing is opened yet. Raises BadUrl."""
     if re.match(r"(s3|b2):(?!//)", url):
-        return StoreTarget(_bucket(url))
+        return _bucket(url)
     parsed = parse(url)
     if parsed.scheme == "file":
         parsed.allow()
         return FolderTarget(parsed.file_path())
     if parsed.scheme == "memory" and not parsed.path:
         return StoreTarget(DictStore())
+    if parsed.scheme == "s3":
+        bucket, path = split_key(url)
+        return BucketTarget(lambda: open_store(url), lambda: open_store(bucket), path)
     return StoreTarget(lambda: open_store(url))
 
 
-def _bucket(url: str) -> Any:
+def _bucket(url: str) -> Target:
     match = _BUCKET.fullmatch(url)
     if match is None:
         raise BadUrl("a bucket is written s3:[PROFILE@|KEY:SECRET@][https://HOST[:PORT]]/BUCKET/PATH")
@@ -54,15 +58,17 @@ def _bucket(url: str) -> Any:
         raise BadUrl(_B2_ENDPOINT)
     path = (match["path"] or "").strip("/")
 
-    def opened() -> ObjectStore:
+    @functools.cache
+    def client() -> Any:
+        return _client(match["key"], match["secret"], match["endpoint"]) if match["key"] else None
+
+    def opened(prefix: str) -> ObjectStore:
         from mountstore.backends.s3 import BucketStore
 
-        options: dict[str, Any] = {"endpoint": match["endpoint"], "profile": match["profile"]}
-        if match["key"]:
-            options["client"] = _client(match["key"], match["secret"], match["endpoint"])
-        return BucketStore(match["bucket"], prefix=f"{path}/" if path else "", **options)
+        options = {"endpoint": match["endpoint"], "profile": match["profile"], "client": client()}
+        return BucketStore(match["bucket"], prefix=prefix, **options)
 
-    return opened
+    return BucketTarget(lambda: opened(f"{path}/" if path else ""), lambda: opened(""), path)
 
 
 def _client(key: str, secret: str, endpoint: str | None) -> Any:
