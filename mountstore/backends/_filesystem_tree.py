@@ -109,9 +109,12 @@ class Tree:
 
     def close(self) -> None:
         if self._fds:
-            self._empty(self.writing)
-            os.rmdir(self._own, dir_fd=self.private)
-            self._let_go()
+            try:
+                self._empty(self.writing)
+                with contextlib.suppress(FileNotFoundError):  # somebody removed the whole tree
+                    os.rmdir(self._own, dir_fd=self.private)
+            finally:
+                self._let_go()
 
     def _collect_abandoned(self) -> None:
         for name in os.listdir(self.private):
