@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -96,10 +95,8 @@ class OpenedStore:
     def _objects(self) -> ObjectStore:
         return self._backend.store_of_objects
 
-    @contextlib.contextmanager
-    def _at_backend(self, operation: str) -> Iterator[Call]:
-        with self._stats.measured(f"backend_{operation}") as call, self._emulator.around(call):
-            yield call
+    def _at_backend(self, operation: str) -> Call:
+        return self._stats.measured(f"backend_{operation}", self._emulator)
 
     def _cache_for(self, namespace: Namespace) -> Cache | None:
         return self._cache if namespace.cache is not CachePolicy.OFF else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Self
 
 from mountstore.errors import UsageError
 
@@ -16,12 +16,22 @@ PARTS = ("", "backend_", "cache_")
 
 
 class Call:
-    """One call that is being measured; whoever makes it says how many bytes it moved."""
+    """One call that is being measured, as a context; whoever makes it says how many bytes it moved."""
 
-    __slots__ = ("volume",)
+    __slots__ = ("_emulator", "_operation", "_started", "_stats", "volume")
 
-    def __init__(self) -> None:
+    def __init__(self, stats: Stats, operation: str, emulator: Emulator | None) -> None:
+        self._stats, self._operation, self._emulator = stats, operation, emulator
         self.volume = 0
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._emulator is not None:
+            self._emulator.rest(time.perf_counter() - self._started, self.volume)
+        self._stats.add(self._operation, time.perf_counter() - self._started, self.volume)
 
 
 class Stats:
@@ -36,18 +46,15 @@ class Stats:
         with self._lock:
             self._numbers[what] += 1
 
-    @contextlib.contextmanager
-    def measured(self, operation: str) -> Iterator[Call]:
-        """Count what is done within, whether it fails or not."""
-        call, started = Call(), time.perf_counter()
-        try:
-            yield call
-        finally:
-            elapsed = time.perf_counter() - started
-            with self._lock:
-                self._numbers[f"{operation}_calls"] += 1
-                self._numbers[f"{operation}_volume"] += call.volume
-                self._seconds[operation] = self._seconds.get(operation, 0.0) + elapsed
+    def measured(self, operation: str, emulator: Emulator | None = None) -> Call:
+        """Count what is done within, whether it fails or not, as slow as the emulator has it."""
+        return Call(self, operation, emulator)
+
+    def add(self, operation: str, elapsed_s: float, volume: int) -> None:
+        with self._lock:
+            self._numbers[f"{operation}_calls"] += 1
+            self._numbers[f"{operation}_volume"] += volume
+            self._seconds[operation] = self._seconds.get(operation, 0.0) + elapsed_s
 
     def numbers(self) -> dict[str, int | float]:
         """All of them, those that are 0 too. Times are seconds, throughputs bytes a second."""
@@ -77,19 +84,11 @@ class Emulator:
         self.latency_s = _number(environment, "LATENCY") / 1e6
         self.bandwidth_bits = _number(environment, "BANDWIDTH")
 
-    @contextlib.contextmanager
-    def around(self, call: Call) -> Iterator[None]:
-        if not self.latency_s and not self.bandwidth_bits:
-            yield
-            return
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            wanted = self.latency_s
-            if self.bandwidth_bits:
-                wanted += call.volume * 8 / self.bandwidth_bits
-            time.sleep(max(0.0, wanted - (time.perf_counter() - started)))
+    def rest(self, elapsed_s: float, volume: int) -> None:
+        """Sleep for what a call that took so long, and moved so many bytes, was too fast."""
+        wanted = self.latency_s + (volume * 8 / self.bandwidth_bits if self.bandwidth_bits else 0.0)
+        if wanted > elapsed_s:
+            time.sleep(wanted - elapsed_s)
 
 
 def _number(environment: Mapping[str, str], name: str) -> float:
