@@ -237,26 +237,41 @@ class NamespaceBackend:
         With `sha256`, or a size, content that is not so raises Corrupted before anything is visible. A quota
         or permission that is in the way is told before the stream is read, if its size is given.
         """
-        store, key = self.store_of_objects, self.key(check_name(name))
+        self.put_object(self.key(check_name(name)), value, size=size, sha256=sha256)
+
+    def put_object(
+        self,
+        key: str,
+        value: Data | BinaryIO,
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        """`store`, of any key, with what else the store's `put` takes."""
+        store = self.store_of_objects
+
+        def put(content: Data | BinaryIO) -> ObjectInfo:
+            return store.put(key, content, metadata=metadata, if_match=if_match, if_absent=if_absent)
+
         if isinstance(value, Data):
             if sha256 is not None:
                 check_digest(hashlib.sha256(value).hexdigest(), sha256)
-            store.put(key, value)
-            return
+            return put(value)
         if size is None:
             with held(pieces_of(value), digest := hashlib.sha256()) as file:
                 if sha256 is not None:
                     check_digest(digest.hexdigest(), sha256)
-                store.put(key, file)
-            return
+                return put(file)
         if isinstance(store, Admits):
             store.admit(key, size)
         checked = Checked(value, size, sha256)
         if isinstance(self._bottom, FilesystemStore) and _reads_once(store):
-            store.put(key, checked.as_file())
-            return
+            return put(checked.as_file())
         with held(pieces_of(checked.as_file())) as file:
-            store.put(key, file)
+            return put(file)
 
     def delete(self, name: str) -> None:
         """Raises ObjectNotFound."""

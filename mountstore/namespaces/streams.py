@@ -72,15 +72,21 @@ class Checked(io.RawIOBase):
         if not wanted:
             self._finish()
             return 0
-        piece = self._stream.read(wanted)
-        if not piece:
+        # Straight into the buffer where the stream can: it may be a socket, and the buffer a file's.
+        readinto = getattr(self._stream, "readinto", None)
+        if readinto is not None:
+            count = int(readinto(view[:wanted]) or 0)
+        else:
+            piece = self._stream.read(wanted)
+            count = len(piece)
+            view[:count] = piece
+        if not count:
             raise Corrupted(f"{self._read} bytes came of {self._size}; nothing was stored")
-        view[: len(piece)] = piece
         if self._hash is not None:
-            self._hash.update(piece)
-        self._read += len(piece)
+            self._hash.update(view[:count])
+        self._read += count
         self._at = self._read
-        return len(piece)
+        return count
 
     def _finish(self) -> None:
         if self._hash is not None and self._wanted is not None:
