@@ -21,10 +21,12 @@ from mountstore.errors import (
     AccessDenied,
     BackendMustBeOpen,
     BackendMustNotBeOpen,
+    InvalidKey,
     InvalidRange,
     NotFound,
     PreconditionFailed,
 )
+from mountstore.namespaces.errors import UnknownAlgorithm
 from mountstore.namespaces.items import (
     Admits,
     HasQuota,
@@ -41,7 +43,7 @@ from mountstore.namespaces.names import ROOT, check_name, is_listed, last_part, 
 from mountstore.namespaces.pieces import check_size, clip, gathered, located, pieces_between
 from mountstore.namespaces.streams import Checked, check_digest, hasher, held, pieces_of
 from mountstore.namespaces.target import FolderTarget, StoreTarget, Target
-from mountstore.store import Data, ObjectStore, Page
+from mountstore.store import Data, ObjectInfo, ObjectStore, Page
 from mountstore.stores.permissions import PermissionsStore
 from mountstore.stores.quota import QuotaStore
 
@@ -288,8 +290,12 @@ class NamespaceBackend:
     def hash(self, name: str, algorithm: str = "sha256") -> str:
         """The hex digest of an item. Raises ObjectNotFound, UnknownAlgorithm."""
         store, key = self.store_of_objects, self.key(check_name(name))
+        self._permit(key, "r")
         if isinstance(store, ServerSide):
-            return store.hash_object(key, algorithm)
+            try:
+                return store.hash_object(key, algorithm)
+            except InvalidKey as error:  # the protocol has one status for both, and the name is right
+                raise UnknownAlgorithm(f"the server knows no hash algorithm {algorithm!r}") from error
         digest = hasher(algorithm)
         info = store.head(key)
         for piece in pieces_between(store, info, 0, info.size):

@@ -116,9 +116,16 @@ class StoreTarget(Target):
 
     def open(self) -> ObjectStore:
         store = self._reached()
-        if not isinstance(store, Provisioned) and not self._in_use(store):
+        try:
+            if isinstance(store, Provisioned):
+                # An empty one may have nothing to list, and who may not list may still do other things.
+                with contextlib.suppress(NotFound, AccessDenied):
+                    store.list(delimiter="/", limit=1)
+            elif not self._in_use(store):
+                raise BackendDoesNotExist("nothing was created here; create the store first")
+        except BaseException:
             self.close(store)
-            raise BackendDoesNotExist("nothing was created here; create the store first")
+            raise
         return store
 
     def close(self, store: ObjectStore) -> None:

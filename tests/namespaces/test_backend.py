@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -440,3 +441,21 @@ def test_a_store_that_is_given_stays_open() -> None:
     with backend:
         backend.store("ns/x", b"x")
     assert store.get("ns/x") == b"x"
+
+
+def test_what_is_stored_in_a_folder_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    backend = NamespaceBackend(FolderTarget(tmp_path / "store"))
+    backend.create()
+    with backend:
+        synced.clear()
+        backend.store("ns/x", b"content")
+    assert str(tmp_path / "store" / "ns") in synced
+    assert any(".mountstore~tmp" in path for path in synced)

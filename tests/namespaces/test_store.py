@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import itertools
 import threading
@@ -19,6 +20,7 @@ from mountstore.errors import (
     BackendDoesNotExist,
     BackendMustBeOpen,
     BackendMustNotBeOpen,
+    InvalidKey,
     InvalidName,
     InvalidRange,
     NotFound,
@@ -28,7 +30,7 @@ from mountstore.errors import (
 from mountstore.namespaces import NamespaceBackend, Store
 from mountstore.namespaces.errors import UnknownAlgorithm, UnknownNamespace
 from mountstore.namespaces.target import Target
-from mountstore.store import Data
+from mountstore.store import Data, Page
 from mountstore.stores import QuotaStore
 from tests.servers import S3Server
 
@@ -404,9 +406,12 @@ class FarSide(DictStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple[Any, ...]] = []
+        self.there = False
+        self.asked: builtins.list[tuple[Any, ...]] = []
 
     def hash_object(self, key: str, algorithm: str) -> str:
+        if algorithm == "nope":
+            raise InvalidKey("the server answers 400", key=key)
         self.asked.append(("hash", key, algorithm))
         return "digest"
 
@@ -423,21 +428,34 @@ class FarSide(DictStore):
 
     def create_storage(self) -> None:
         self.asked.append(("create",))
+        self.there = True
 
     def destroy_storage(self) -> None:
         self.asked.append(("destroy",))
+        self.there = False
+
+    def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:
+        if not self.there:
+            raise BackendDoesNotExist("the server has no such store; create it first")
+        return super().list(prefix, delimiter=delimiter, after=after, limit=limit)
 
 
 def test_what_the_far_side_can_do_is_left_to_it() -> None:
     far = FarSide()
     store = Store(backend=far, config={"data": {"levels": [1]}})
+    with pytest.raises(BackendDoesNotExist):
+        store.open()
     store.create()
     with store:
         assert store.hash("data/1234", "md5") == "digest"
         assert store.gather([("1234", 1, 2)], namespace="data") == b"gathered"
         assert store.defrag([("1234", 1, 2)], algorithm="md5", namespace="data") == "abcd"
         assert store.quota() == {"limit": 7, "usage": 5}
+        with pytest.raises(UnknownAlgorithm):
+            store.hash("data/1234", "nope")
     store.destroy()
+    with pytest.raises(BackendDoesNotExist):
+        store.open()
     options = {"target": None, "algorithm": "md5", "namespace": "data", "levels": 1}
     assert far.asked == [
         ("create",),
