@@ -19,7 +19,7 @@ from mountstore.backends.sqlite import SqliteStore
 from mountstore.config import Config, load, mount_defaults, parse, register
 from mountstore.config.lines import key_lines
 from mountstore.config.types import names
-from mountstore.errors import BadUrl, StoreError, UsageError
+from mountstore.errors import AccessDenied, BadUrl, QuotaExceeded, StoreError, UsageError
 from mountstore.store import ObjectStore
 from mountstore.stores import (
     CachingStore,
@@ -128,6 +128,29 @@ def test_wrappers_are_nested(write: Write) -> None:
     with open_config("rest") as store:
         assert isinstance(store, ReadOnlyStore)
         assert isinstance(store.inner, ValidatingStore)
+
+
+def test_quota_and_permissions(write: Write) -> None:
+    write(
+        """
+        [stores.x]
+        type = "permissions"
+        permissions = { "" = "lr", data = "lrw" }
+        [stores.x.inner]
+        type = "quota"
+        limit_bytes = "1 KiB"
+        inner = "memory:"
+        """
+    )
+    with open_config("x") as store:
+        store.put("data/a", bytes(1024))
+        with pytest.raises(QuotaExceeded):
+            store.put("data/b", b"x")
+        with pytest.raises(AccessDenied):
+            store.put("other", b"")
+    letters = '[stores.x]\ntype = "permissions"\npermissions = {a = "x"}\ninner = "memory:"'
+    assert "l, r, w, W and D" in wrong(letters)
+    assert "0 or more" in wrong('[stores.x]\ntype = "quota"\nlimit_bytes = -1\ninner = "memory:"')
 
 
 def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -362,6 +362,27 @@ def test_readers_find_every_item_while_levels_change() -> None:
     assert all(key in names or key.endswith(".hid") for key in objects.keys())
 
 
+class Paging(DictStore):
+    """Lists two objects a page."""
+
+    def pages(
+        self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000
+    ) -> Iterator[Page]:
+        return super().pages(prefix, delimiter=delimiter, after=after, limit=2)
+
+
+def test_an_item_that_moves_to_before_the_listing_is_listed() -> None:
+    objects = Paging()
+    for key in ("data/aa", "data/zz0", "data/zzzz"):
+        objects.put(key, b"")
+    with Store(backend=objects, config={"data": {"levels": [0, 1]}}) as store:
+        items = store.list("data")
+        found = [next(items).name, next(items).name]
+        store.move("data/zzzz", change_level=True)
+        assert store.find("data/zzzz") == "data/zz/zzzz"
+        assert [*found, *(item.name for item in items)] == ["aa", "zz0", "zzzz"]
+
+
 # -- hash, gather, defrag -----------------------------------------------------------------------------------
 
 
