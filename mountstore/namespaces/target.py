@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mountstore.backends._filesystem_names import PRIVATE
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.errors import (
     AccessDenied,
@@ -27,7 +28,6 @@ from mountstore.namespaces.items import Provisioned
 from mountstore.store import ObjectStore
 
 MARKER = "mountstore.hid"
-_PRIVATE = ".mountstore~tmp"
 
 
 class Target(ABC):
@@ -60,7 +60,7 @@ class FolderTarget(Target):
     def create(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if any(name != _PRIVATE for name in os.listdir(self.path)):
+            if any(name != PRIVATE for name in os.listdir(self.path)):
                 raise BackendAlreadyExists(f"{self.path} is not empty; name an empty or new folder")
             FilesystemStore(self.path, durable=self.durable, create=False).close()
         except FileExistsError:

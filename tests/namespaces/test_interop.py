@@ -154,6 +154,9 @@ def test_an_empty_folder_of_theirs_is_a_store(tmp_path: Path) -> None:
         store.store("config/main", b"x")
     with TheirStore(url, config=CONFIG) as store:
         assert store.load("config/main") == b"x"
+        # Theirs takes our private folder for a namespace where it lists all of them.
+        assert listed(store, "") == {"main": 1, "locks": 0}
+        assert listed(store, "config") == {"main": 1}
 
 
 def test_the_record_of_their_quota_is_no_item(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mountstore.backends.s3 import BucketStore
-from mountstore.errors import BadUrl, MountstoreError
+from mountstore.errors import BackendDoesNotExist, BadUrl, MountstoreError
 from mountstore.namespaces import Store
 from mountstore.namespaces.target import FolderTarget
 from mountstore.namespaces.urls import target_of
@@ -21,6 +21,24 @@ def test_folders(tmp_path: Path) -> None:
         target = target_of(url)
         assert isinstance(target, FolderTarget)
         assert target.path == tmp_path / "a b"
+
+
+@pytest.mark.parametrize(
+    "form", ["sqlite://{}/x.db", "hashdir://{}/h", "zip://{}/x.zip", "memory:", "memory:{}"]
+)
+def test_what_else_the_registry_holds(form: str, tmp_path: Path) -> None:
+    store = Store(form.format(tmp_path), config=CONFIG)
+    with pytest.raises(BackendDoesNotExist):
+        store.open()
+    store.create()
+    with store:
+        store.store("data/abcd", b"content")
+    with store:
+        assert [item.name for item in store.list()] == ["abcd"]
+        assert store.load("data/abcd", offset=-3) == b"ent"
+    store.destroy()
+    with pytest.raises(BackendDoesNotExist):
+        store.open()
 
 
 @pytest.mark.parametrize("kind", ["s3", "b2"])
