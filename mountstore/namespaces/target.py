@@ -97,7 +97,7 @@ class StoreTarget(Target):
         self._opener = store if not isinstance(store, ObjectStore) else None
 
     def create(self) -> None:
-        store = self._reached()
+        store = self.reached()
         try:
             if isinstance(store, Provisioned):
                 store.create_storage()
@@ -115,7 +115,7 @@ class StoreTarget(Target):
             self.close(store)
 
     def open(self) -> ObjectStore:
-        store = self._reached()
+        store = self.reached()
         try:
             if isinstance(store, Provisioned):
                 # An empty one may have nothing to list, and who may not list may still do other things.
@@ -133,7 +133,7 @@ class StoreTarget(Target):
             store.close()
 
     def destroy(self) -> None:
-        store = self._reached()
+        store = self.reached()
         try:
             if isinstance(store, Provisioned):
                 store.destroy_storage()
@@ -149,7 +149,8 @@ class StoreTarget(Target):
         finally:
             self.close(store)
 
-    def _reached(self) -> ObjectStore:
+    def reached(self) -> ObjectStore:
+        """The store, whether it was created or not; to be given back with `close`."""
         if self._given is not None:
             return self._given
         assert self._opener is not None

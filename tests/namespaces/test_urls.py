@@ -9,7 +9,7 @@ import pytest
 from mountstore.backends.s3 import BucketStore
 from mountstore.errors import BackendDoesNotExist, BadUrl, MountstoreError
 from mountstore.namespaces import Store
-from mountstore.namespaces.target import FolderTarget
+from mountstore.namespaces.target import BucketTarget, FolderTarget
 from mountstore.namespaces.urls import target_of
 from tests.servers import S3Server
 
@@ -72,23 +72,20 @@ def test_buckets(kind: str, versitygw: S3Server, monkeypatch: pytest.MonkeyPatch
                 assert store.load("data/abcd") == b"content"
 
 
-def test_at_signs_in_a_path_are_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[BucketStore] = []
-
-    class Watched(BucketStore):
-        def __init__(self, bucket: str, **options: object) -> None:
-            opened.append(self)
-            self.told = (bucket, options["prefix"], options["endpoint"], options["profile"])
-
-    monkeypatch.setattr("mountstore.backends.s3.BucketStore", Watched)
-    for url, told in {
-        "s3:http://h:1/b/p@th": ("b", "p@th/", "http://h:1", None),
-        "s3:me@http://h:1/b/p@/x": ("b", "p@/x/", "http://h:1", "me"),
-        "s3:/b": ("b", "", None, None),
+def test_at_signs_in_a_path_are_no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[profile me]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for url, prefix in {
+        "s3:http://127.0.0.1:1/b/p@th": "p@th/",
+        "s3:me@http://127.0.0.1:1/b/p@/x": "p@/x/",
+        "s3:/b": "",
     }.items():
         target = target_of(url)
-        assert target._opener() is opened[-1]  # type: ignore[attr-defined]
-        assert opened[-1].told == told
+        assert isinstance(target, BucketTarget)
+        with target.reached() as store:
+            assert isinstance(store, BucketStore)
+            assert store.prefix == prefix
+            assert repr(store) == repr(BucketStore("b", prefix=prefix))
 
 
 @pytest.mark.parametrize(
