@@ -51,6 +51,9 @@ class AsyncStore:
     async def head(self, key: str) -> ObjectInfo:
         return await self._read(self.store.head, key)
 
+    async def stat(self, key: str) -> ObjectInfo:
+        return await self._read(self.store.stat, key)
+
     async def get(
         self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None
     ) -> Data:

@@ -154,6 +154,10 @@ class ObjectStore(ABC):
 
     # -- derived: a backend overrides what it does better -----------------------------------------
 
+    def stat(self, key: str) -> ObjectInfo:
+        """What a listing tells of this object: `head`, without metadata where that is quicker."""
+        return self.head(key)
+
     def pages(
         self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000
     ) -> Iterator[Page]:

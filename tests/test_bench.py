@@ -14,6 +14,7 @@ import pytest
 
 from scripts.benchmarks.rows import SHORT, rows
 from tests.servers import S3Server
+from tests.services import Service, redis_server
 
 PROJECT = Path(__file__).resolve().parents[1]
 LIMIT_S = 240
@@ -41,6 +42,12 @@ def work(tmp_path: Path) -> Iterator[Path]:
     assert list(folder.iterdir()) == []
 
 
+@pytest.fixture
+def redis() -> Iterator[Service]:
+    with redis_server() as server:
+        yield server
+
+
 def bench(work: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     words = [
         str(PROJECT / "scripts" / "bench"),
@@ -56,6 +63,18 @@ def bench(work: Path, *arguments: str, env: dict[str, str] | None = None) -> sub
     return subprocess.run(
         words,
         env=os.environ | mine | (env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def bench_stores(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(PROJECT / "scripts" / "bench"), "stores", "--short", "--work", str(work), *arguments],
+        env=os.environ | {"MOUNTSTORE_VENV": sys.prefix},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -165,3 +184,68 @@ def test_wrong_arguments_are_answered_in_one_line(work: Path, arguments: list[st
     assert done.stderr.startswith("bench: ")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+def test_all_stores(work: Path, redis: Service, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done = bench_stores(work, "--json", str(out), "--redis", f"redis://127.0.0.1:{redis.port}/5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = measured(out)["pairs"]
+    names = ["file", "hashdir", "sqlite", "caching", "caching-fresh", "async-file", "zip", "memory", "redis"]
+    assert [pair["name"] for pair in found] == names
+    for pair in found:
+        assert pair["errors"] == []
+        for column in ("ours", "durable", "plain"):
+            assert all(len(values) > 0 for values in pair["seconds"][column].values()), pair["name"]
+        assert all(ratio > 0 for ratio in pair["ratios"]["plain"].values()), pair["name"]
+        assert f"| {pair['name']} | large get |" in done.stdout
+
+
+def test_keys_in_folders(work: Path) -> None:
+    done = bench_stores(work, "--folders", "7", "--only", "file,hashdir")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+FORGETFUL = """
+class FilesystemStore:
+    def __init__(self, root):
+        self.objects = {}
+    def put(self, key, data):
+        self.objects[key] = data
+    def get(self, key):
+        return self.objects[key][:-1]
+    def keys(self):
+        return list(self.objects)
+"""
+
+
+def test_another_implementation_is_measured_beside_ours_and_held_to_its_bytes(
+    work: Path, tmp_path: Path
+) -> None:
+    package = tmp_path / "other" / "storage"
+    package.mkdir(parents=True)
+    for name in ("__init__", "utils", "aiofs", "db", "object", "zip"):
+        (package / f"{name}.py").write_text("")
+    (package / "fs.py").write_text(FORGETFUL.replace("[:-1]", ""))
+    done = bench_stores(work, "--only", "file", "--original", str(package.parent))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| original | × |" in done.stdout
+    (package / "fs.py").write_text(FORGETFUL)
+    done = bench_stores(work, "--only", "file", "--original", str(package.parent))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "bench: BROKEN: file: original: small objects came back with other bytes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "tape"], "--only knows no tape"),
+        (["--rounds", "0"], "--rounds is at least 1"),
+        (["--original", "/nonexistent"], "there is no package 'storage' in it"),
+    ],
+)
+def test_wrong_arguments_of_stores(work: Path, arguments: list[str], said: str) -> None:
+    done = bench_stores(work, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -31,7 +31,7 @@ _Frame = tuple[tuple[str, ...], str, Iterator[Item]]
 
 
 def etag_of(found: os.stat_result) -> str:
-    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+    return "%x-%x-%x" % (found.st_ino, found.st_mtime_ns, found.st_size)  # noqa: UP031  # the quickest
 
 
 def folder_etag(found: os.stat_result) -> str:

@@ -22,8 +22,15 @@ _UNESCAPE = re.compile(r"%([0-9A-F]{2})")
 
 def names_of(key: str, size: int) -> tuple[str, ...]:
     """The names of the folders and of the file, from the root on, for a key of `size` bytes in UTF-8."""
-    if size <= _NAME_BYTES and _UNUSUAL.search(key) is None:
-        return tuple(key.split("/"))
+    if size <= _NAME_BYTES:
+        # What the pattern finds, these find too, several times as fast.
+        if key[:1] not in "./" and "\0" not in key:
+            if "/" not in key:
+                return (key,)
+            if "/." not in key and "//" not in key and key[-1] != "/":
+                return tuple(key.split("/"))
+        if _UNUSUAL.search(key) is None:
+            return tuple(key.split("/"))
     return tuple(name for segment in key.split("/") for name in _segment_names(segment))
 
 

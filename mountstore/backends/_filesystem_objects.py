@@ -117,26 +117,25 @@ class ObjectFiles:
             raise PreconditionFailed(f"{key!r} has changed", key=key)
 
     def finish(self, key: str, fd: int, metadata: Mapping[str, str]) -> os.stat_result:
-        """Give a written file its metadata and a time that no other put of this process has."""
+        """Give a written file its metadata and a time that no other put of this process has.
+
+        For inode numbers are used again, and clocks tick slowly: etags are made of both.
+        """
         try:
             if metadata:
                 os.setxattr(fd, _METADATA, encoded(metadata))
-            now = self._now()
+            with self._clock_lock:
+                self._last_ns = now = max(self._last_ns + 1, time.time_ns())
             os.utime(fd, ns=(now, now))
-            self._tree.sync(fd)
+            if self._tree.durable:
+                os.fsync(fd)
             return os.fstat(fd)
         except OSError as error:
             raise translated(error, key) from error
 
-    def _now(self) -> int:
-        """The time in ns, never the same twice: inode numbers are used again, and clocks tick slowly."""
-        with self._clock_lock:
-            self._last_ns = max(self._last_ns + 1, time.time_ns())
-            return self._last_ns
-
     def kept(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
         """What will be kept of the metadata that a call gives. Raises Unsupported if it is too much."""
-        if not self.attributes:
+        if not metadata or not self.attributes:
             return {}
         kept = check_metadata(key, metadata, MAX_METADATA_BYTES)
         if kept and len(encoded(kept)) > _ATTRIBUTES_BYTES - self.other_attributes_bytes:

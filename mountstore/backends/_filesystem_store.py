@@ -90,6 +90,22 @@ class FileStore(ObjectStore):
         finally:
             os.close(fd)
 
+    def stat(self, key: str) -> ObjectInfo:
+        names = self._names(key)
+        try:
+            return info_of(key, self._tree.find(names)[1], None)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return replace(self._files.empty_folder(key, names), metadata=None)
+            raise translated(error, key) from error
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.stat(key)
+        except NotFound:
+            return False
+        return True
+
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
         names = self._names(key)
         opened = self._files.open(key, names)
@@ -123,15 +139,15 @@ class FileStore(ObjectStore):
         if_match: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        check_conditions(key, if_match, if_absent)
         names = self._names(key)
         kept = self._files.kept(key, metadata)
         conditional = if_absent or if_match is not None
         if conditional:
+            check_conditions(key, if_match, if_absent)
             self._files.check(key, names, if_match, if_absent)
         name, fd = self._new_file(key)
         try:
-            if isinstance(data, Data):
+            if isinstance(data, (bytes, bytearray, memoryview)):  # a union is slower
                 write(fd, key, flat(data))
             else:
                 for block in blocks(data, _BLOCK_BYTES):
@@ -278,24 +294,29 @@ class FileStore(ObjectStore):
     def _into_place(
         self, key: str, names: Names, name: str, condition: tuple[str | None, bool] | None
     ) -> None:
+        tree = self._tree
         try:
             for _ in range(_TRIES):
                 try:
-                    folder = self._tree.made(names[:-1])
+                    folder = tree.made(names[:-1])
                 except FileNotFoundError:
                     continue  # the folder above it was removed before this one was made
                 try:
-                    with self._tree.locks.hold(lock_name(names)):
+                    held = tree.locks.take(lock_name(names))
+                    try:
                         if condition is not None:
                             self._files.check(key, names, *condition)
                         self._placing(key, names, folder)
-                        self._tree.place(self._tree.writing, name, folder, names[-1])
+                        tree.place(tree.writing, name, folder, names[-1])
                         self._placed(key, names, folder)
+                    finally:
+                        tree.locks.give(held)
                     return
                 except FileNotFoundError:
                     continue  # another call found the folder empty and removed it
                 finally:
-                    self._tree.leave(folder)
+                    if folder != tree.root:
+                        os.close(folder)
             raise Unavailable(f"the folder of {key!r} is removed again and again", key=key)
         except (StoreError, OSError) as error:
             self._tree.prune(names[:-1])

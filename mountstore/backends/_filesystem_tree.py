@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import itertools
 import os
 import secrets
@@ -27,7 +28,14 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
 _RENAME_EXCHANGE = 2
+_OPENAT2 = 437  # the same number on every architecture
+_NO_SYMLINKS_BENEATH = 0x04 | 0x08
+_PATH_BYTES = 4095
+_ALL = 1 << 30
 _libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
 
 _ERRORS: dict[int, type[StoreError]] = {
     **dict.fromkeys(ABSENT, NotFound),
@@ -55,15 +63,40 @@ def exchange(old_folder: int, old: str, new_folder: int, new: str) -> None:
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write one byte an item. Raises OSError."""
+    written = os.write(fd, data)
+    if written == len(data):
+        return
     view = memoryview(data)
-    written = os.write(fd, view)
     while written < len(view):
         written += os.write(fd, view[written:])
 
 
 def lock_name(names: tuple[str, ...]) -> bytes:
-    """What the lock of the object at these names goes by."""
-    return os.fsencode("/".join(names))
+    """What the lock of the object at these names goes by: their path."""
+    return "/".join(names).encode(errors="surrogateescape")
+
+
+class _How(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+@functools.cache
+def _how(flags: int) -> _How:
+    return _How(flags & ~os.O_NOFOLLOW | os.O_CLOEXEC, 0, _NO_SYMLINKS_BENEATH)
+
+
+def _open_beneath(root: int, path: bytes, flags: int) -> int:
+    """Open a path of several names below a folder in one step, through no link and not leaving the folder.
+
+    -1 where that fails, or the kernel does not know how to; the caller then goes name by name, which tells
+    why.
+    """
+    how = _how(flags)
+    fd: int = _syscall(_OPENAT2, root, path, ctypes.byref(how), ctypes.sizeof(how))
+    return fd
 
 
 class Tree:
@@ -75,6 +108,8 @@ class Tree:
 
     def __init__(self, path: str, *, durable: bool) -> None:
         self.durable = durable
+        # How many folders the last put found before it had to make some: the next will most often, too.
+        self._found = _ALL
         self._fds: list[int] = []
         self._numbers = itertools.count()
         try:
@@ -146,6 +181,8 @@ class Tree:
 
     def folder(self, names: tuple[str, ...], *, flags: int = _PASSING) -> int:
         """The open folder at these names, to be given back with `leave`. Raises OSError."""
+        if len(names) > 1 and (fd := self._beneath(names, flags)) >= 0:
+            return fd
         fd = self.root
         last = len(names) - 1
         for number, name in enumerate(names):
@@ -155,6 +192,10 @@ class Tree:
                 self.leave(fd)
             fd = inner
         return fd
+
+    def _beneath(self, names: tuple[str, ...], flags: int) -> int:
+        path = lock_name(names)
+        return _open_beneath(self.root, path, flags) if len(path) <= _PATH_BYTES else -1
 
     def reading(self, names: tuple[str, ...]) -> int:
         """The folder at these names, to be listed and closed: its position is shared with nobody."""
@@ -168,6 +209,10 @@ class Tree:
 
     def open(self, names: tuple[str, ...]) -> int:
         """The object's file, opened for reading; a folder, if that is what is there. Raises OSError."""
+        if len(names) == 1:
+            return os.open(names[0], _FILE, dir_fd=self.root)
+        if (fd := self._beneath(names, _FILE)) >= 0:
+            return fd
         folder = self.folder(names[:-1])
         try:
             fd = os.open(names[-1], _FILE, dir_fd=folder)
@@ -211,7 +256,7 @@ class Tree:
 
     def new_file(self) -> tuple[str, int]:
         """The name, in the folder `writing`, and the descriptor of a new file."""
-        name = f"{next(self._numbers):x}"
+        name = str(next(self._numbers))
         return name, os.open(name, _NEW, 0o666, dir_fd=self.writing)
 
     def discard(self, name: str) -> None:
@@ -224,27 +269,39 @@ class Tree:
 
         Takes the lock of such a file, so the caller must hold none.
         """
-        fd = self.root
+        if not names:
+            return self.root
+        if 1 < len(names) <= self._found and (fd := self._beneath(names, _FOLDER)) >= 0:
+            return fd
+        fd, found = self.root, len(names)
         for number, name in enumerate(names):
-            inner = None
+            make_first = number >= self._found
+            inner = -1
             try:
-                while inner is None:
+                while inner < 0:
+                    if make_first:
+                        try:
+                            os.mkdir(name, 0o777, dir_fd=fd)
+                            found = min(found, number)
+                            if self.durable:
+                                os.fsync(fd)
+                        except FileExistsError:
+                            pass
                     try:
                         inner = os.open(name, _FOLDER, dir_fd=fd)
                     except FileNotFoundError:
-                        try:
-                            os.mkdir(name, 0o777, dir_fd=fd)
-                        except FileExistsError:
-                            continue
-                        self.sync(fd)
+                        make_first = True
                     except OSError as error:
                         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                             raise
                         with self.locks.hold(lock_name(names[: number + 1])):
                             self._make_room(fd, name)
+                        make_first = False
             finally:
-                self.leave(fd)
+                if number:
+                    os.close(fd)
             fd = inner
+        self._found = found if found < len(names) else _ALL
         return fd
 
     def _make_room(self, folder: int, name: str) -> None:
@@ -297,7 +354,8 @@ class Tree:
             finally:
                 os.close(inner)
             return (name, BESIDE)
-        self.sync(folder)
+        if self.durable:
+            os.fsync(folder)
         return (name,)
 
     def remove(self, names: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -10,7 +11,7 @@ import secrets
 import stat
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ MAX_ATTRIBUTE_BYTES = 400
 Seen = TypeVar("Seen")
 
 _TOKEN_BYTES = 16
+_NOBODY = bytes(_TOKEN_BYTES)
 _HEX = re.compile("[0-9a-f]+")
 _NOTHING = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -41,8 +43,9 @@ class KeyedFiles(ObjectFiles):
     other_attributes_bytes = 2 * MAX_ATTRIBUTE_BYTES
 
     def finish(self, key: str, fd: int, metadata: Mapping[str, str]) -> os.stat_result:
-        if self.fits(key):
-            os.setxattr(fd, KEY, key.encode())
+        raw = key.encode()
+        if self.attributes and len(raw) <= MAX_ATTRIBUTE_BYTES:
+            os.setxattr(fd, KEY, raw)
         return super().finish(key, fd, metadata)
 
     def fits(self, key: str) -> bool:
@@ -134,8 +137,10 @@ def _decoded(raw: bytes) -> str | None:
 class KeyIndex:
     """The keys in order, remembered between calls.
 
-    A token in the private folder becomes another whenever a key comes or goes, by whichever process; as
-    long as it is the one known here, so are the keys. Changes of one's own are followed without a walk.
+    A token in a file of the private folder stands for the keys as they are now: as long as it is the one
+    known here, so are they. Whoever adds or removes a key changes it, after that: to another token if it
+    knows the keys itself, and so goes on knowing them without a walk, else to nothing. Nothing means that
+    nobody knows the keys, so there is nothing to change. Whoever walks puts a token there first.
     """
 
     def __init__(self, tree: Tree, read: Callable[[], Found]) -> None:
@@ -144,7 +149,7 @@ class KeyIndex:
         self._read = read
         self._lock = threading.Lock()
         self._walking = threading.Lock()
-        self._token: bytes | None = None  # what the token was when all below was right
+        self._token = _NOBODY  # what the token was when all below was right
         self._found = Found([], set())
         self._since: list[tuple[str, Names, bool]] | None = None  # own changes since a walk began
 
@@ -155,19 +160,33 @@ class KeyIndex:
 
     def changed(self, key: str, names: Names, present: bool) -> None:
         """A key came or went; to be called when it has."""
-        new = secrets.token_bytes(_TOKEN_BYTES)
+        if self._now() == _NOBODY:
+            return
         with self._lock:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                followed = self._token is not None and os.pread(self._file, _TOKEN_BYTES, 0) == self._token
-                os.pwrite(self._file, new, 0)
-            finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._token = new if followed else None
+            with self._alone():
+                now = self._now()
+                followed = now == self._token != _NOBODY
+                self._token = self._put(secrets.token_bytes(_TOKEN_BYTES) if followed else _NOBODY)
             if self._since is not None:
                 self._since.append((key, names, present))
             elif followed:
                 self._apply(key, names, present)
+
+    def _now(self) -> bytes:
+        return os.pread(self._file, _TOKEN_BYTES, 0) or _NOBODY
+
+    def _put(self, token: bytes) -> bytes:
+        os.pwrite(self._file, token, 0)
+        return token
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from changing the token."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _apply(self, key: str, names: Names, present: bool) -> None:
         self._found.unknown.discard(names)
@@ -188,14 +207,16 @@ class KeyIndex:
             with self._lock:
                 if self._is_true():
                     return see(self._found)
-                self._token = os.pread(self._file, _TOKEN_BYTES, 0)
+                with self._alone():
+                    now = self._now()
+                    self._token = now if now != _NOBODY else self._put(secrets.token_bytes(_TOKEN_BYTES))
                 self._since = []
             try:
                 found = self._read()
                 found.keys.sort()
             except BaseException:
                 with self._lock:
-                    self._since = self._token = None
+                    self._since, self._token = None, _NOBODY
                 raise
             with self._lock:
                 self._found = found
@@ -205,4 +226,4 @@ class KeyIndex:
                 return see(found)
 
     def _is_true(self) -> bool:
-        return self._token is not None and os.pread(self._file, _TOKEN_BYTES, 0) == self._token
+        return self._token != _NOBODY and self._now() == self._token

@@ -57,6 +57,8 @@ class HashdirStore(FileStore):
         if width < 1 or depth < 0 or width * depth >= 64:
             raise UsageError("width is at least 1, depth at least 0, and together they stay below 64")
         self._width, self._depth = width, depth
+        folders = [(at, at + width) for at in range(0, width * depth, width)]
+        self._cuts = (*folders, (width * depth, 64))
         self._root = os.fspath(root)
         self._skip_unknown = skip_unknown
         tree = open_tree(root, durable=durable, create=create)
@@ -160,9 +162,7 @@ class HashdirStore(FileStore):
 
     def _names(self, key: str) -> Names:
         digest = hashlib.sha256(check_key(key)).hexdigest()
-        cut = self._width * self._depth
-        folders = (digest[at : at + self._width] for at in range(0, cut, self._width))
-        return (*folders, digest[cut:])
+        return tuple([digest[start:stop] for start, stop in self._cuts])
 
     def _placing(self, key: str, names: Names, folder: int) -> None:
         if not self._keyed.fits(key):

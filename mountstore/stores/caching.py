@@ -69,6 +69,7 @@ class CachingStore(WrapperStore):
         self._newest: dict[str, str] = {}  # what names of one key begin with: the one written last
         self._used = 0
         self._seen: OrderedDict[str, tuple[ObjectInfo, float]] = OrderedDict()
+        self._names: dict[str, tuple[str, str]] = {}  # the name last asked for, by key
         self._writes = [0] * _STRIPES
         with self._passing_by("listing it"):
             found = [info for page in cache.pages() for info in page.objects]
@@ -91,7 +92,7 @@ class CachingStore(WrapperStore):
         if info.etag is None or info.size > self._most:
             return self.inner.get(key, start, stop, if_match=if_match)
         start, stop = clip_range(key, start, stop, info.size)
-        name = _name(key, info.etag)
+        name = self._name(key, info.etag)
         held = self._held(name, start, stop)
         if held is not None:
             return held
@@ -121,33 +122,40 @@ class CachingStore(WrapperStore):
         if found is not None and now < found[1]:
             return found[0]
         info = self._head(key)
+        # Not if this object has written meanwhile: what was asked for may be from before that.
+        self._see(key, info, writes)
+        return info
+
+    def _see(self, key: str, info: ObjectInfo, writes: int) -> None:
+        """Remember what `main` told, unless there were more than so many writes of this object."""
         with self._lock:
-            # Not if this object has written meanwhile: the head may be from before that.
             if writes == self._writes[hash(key) % _STRIPES]:
-                self._seen[key] = info, now + self._ttl_s
+                self._seen[key] = info, time.monotonic() + self._ttl_s
                 self._seen.move_to_end(key)
                 if len(self._seen) > _SEEN:
                     self._seen.popitem(last=False)
-        return info
 
     def _head(self, key: str) -> ObjectInfo:
         try:
-            return self.inner.head(key)
+            return self.inner.stat(key)
         except NotFound:
             self._forget(key)
             raise
 
     def _held(self, name: str, start: int, stop: int) -> Data | None:
-        with self._lock:
-            known = name in self._entries
-            if known:
+        known = True
+        try:
+            with self._lock:
                 self._entries.move_to_end(name)
+            data = self.cache.get(name, start, stop)
+            if len(data) == stop - start:
+                self.stats.hits += 1
+                return data
+        except (StoreError, OSError) as error:
+            self._failed("reading", error)
+        except KeyError:
+            known = False
         if known:
-            with self._passing_by("reading"):
-                data = self.cache.get(name, start, stop)
-                if len(data) == stop - start:
-                    self.stats.hits += 1
-                    return data
             self._drop(name)
         self.stats.misses += 1
         return None
@@ -163,15 +171,23 @@ class CachingStore(WrapperStore):
         if_match: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        begin = 0 if isinstance(data, Data) else data.tell()
-        with self._writing(key):
+        begin = 0 if isinstance(data, (bytes, bytearray, memoryview)) else data.tell()
+        self._forget(key)
+        writes = self._writes[hash(key) % _STRIPES]
+        info = None
+        try:
             info = self.inner.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
+        finally:
+            self._forget(key)
+            if info is not None and self._ttl_s:
+                # Right unless another call wrote meanwhile, which may have been the last.
+                self._see(key, info, writes + 1)
         if info.etag is not None and info.size <= self._most:
-            if isinstance(data, Data):
-                self._keep(_name(key, info.etag), data)
+            if isinstance(data, (bytes, bytearray, memoryview)):
+                self._keep(self._name(key, info.etag), data)
             elif info.size <= RANGE_BYTES:
                 data.seek(begin)
-                self._keep(_name(key, info.etag), data.read(info.size))
+                self._keep(self._name(key, info.etag), data.read(info.size))
         return info
 
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
@@ -228,7 +244,8 @@ class CachingStore(WrapperStore):
         if size > self._capacity:
             return
         # Room is made, and counted as used, before the cache gets a byte.
-        self._evict(size)
+        if self._used + size > self._capacity:
+            self._evict(size)
         with self._lock:
             if name in self._entries or name in self._coming or self._used + size > self._capacity:
                 return
@@ -236,9 +253,11 @@ class CachingStore(WrapperStore):
             self._used += size
             older = self._newest.get(name[:_KEY_DIGITS])
         kept = False
-        with self._passing_by("writing"):
+        try:
             self.cache.put(name, data)
             kept = True
+        except (StoreError, OSError) as error:
+            self._failed("writing", error)
         with self._lock:
             del self._coming[name]
             if kept:
@@ -294,8 +313,22 @@ class CachingStore(WrapperStore):
         try:
             yield
         except (StoreError, OSError) as error:
-            self.stats.errors += 1
-            _log.warning("the cache failed at %s: %s", doing, error)
+            self._failed(doing, error)
+
+    def _failed(self, doing: str, error: Exception) -> None:
+        self.stats.errors += 1
+        _log.warning("the cache failed at %s: %s", doing, error)
+
+    def _name(self, key: str, etag: str) -> str:
+        """What `_name` says, remembered: it is asked for the same ones again and again."""
+        known = self._names.get(key)
+        if known is not None and known[0] == etag:
+            return known[1]
+        if len(self._names) >= _SEEN:
+            self._names.clear()
+        name = _name(key, etag)
+        self._names[key] = etag, name
+        return name
 
 
 def _name(key: str, etag: str) -> str:

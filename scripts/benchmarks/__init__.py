@@ -12,6 +12,7 @@
     profile.py    py-spy on our daemon while a row runs
     report.py     the table and the JSON
     plot.py       the picture
+    stores/       `scripts/bench stores`: the stores by themselves
 
 A new row is a line in rows.py and a few lines in workloads.py (and raw.py where the client alone can do
 the like). Work is checked: a wrong byte or a failing tool makes the run fail, a time never does.

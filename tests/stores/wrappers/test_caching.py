@@ -70,10 +70,9 @@ def test_with_a_time_to_live_main_is_not_asked(main: BreakableStore, cache: Brea
     store = CachingStore(main, cache, ttl_s=3600)
     store.put("k", b"old")
     assert bytes(store.get("k")) == b"old"
-    heads = main.calls["head"]
     main.put("k", b"new, by somebody else")
     assert bytes(store.get("k")) == b"old"
-    assert main.calls["head"] == heads
+    assert "head" not in main.calls
     assert bytes(store.get("k", if_match=main.head("k").etag)) == b"new, by somebody else"
     # What this store does itself is seen at once all the same.
     store.put("k", b"ours")
