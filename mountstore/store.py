@@ -63,6 +63,8 @@ class Capabilities:
     """
 
     writable: bool = True
+    readable: bool = True  # head and get
+    buffered: bool = False  # what is acknowledged may still be lost with this process
     listing: bool = True
     metadata: bool = True  # user metadata is kept
     conditional_put: bool = True  # if_match and if_absent of put

@@ -31,6 +31,7 @@ COMMANDS = {
     "rm": ("mountstore.cli.objects:rm", "Delete objects."),
     "cp": ("mountstore.cli.transfers:cp", "Copy objects to another key or store."),
     "mirror": ("mountstore.cli.transfers:mirror", "Make the objects of one store those of another."),
+    "repair": ("mountstore.cli.transfers:repair", "Make the children of a fan-out the same again."),
 }
 
 

@@ -14,6 +14,7 @@ from mountstore.cli.waiting import size
 from mountstore.errors import MountstoreError, NotFound, UsageError
 from mountstore.registry import canonical, local_path, open_store, redact, split_key
 from mountstore.store import ObjectStore
+from mountstore.stores import FanoutStore, WrapperStore
 from mountstore.transfer import COMPARISONS, Compare, TransferSummary, copy_object, sync_stores
 
 
@@ -79,6 +80,25 @@ def mirror(source: str, target: str, delete: bool, dry_run: bool, compare: Compa
     again. An object that cannot be transferred does not keep the others from being.
     """
     _transfer(source, target, delete=delete, compare=compare, dry_run=dry_run, jobs=jobs)
+
+
+@click.command()
+@click.argument("place", metavar="STORE")
+def repair(place: str) -> None:
+    """Make the children of a fan-out the same again, after one of them was away.
+
+    STORE is config:NAME of a store of type fanout. Of an object that the children have in several
+    versions, the newest is given to all; one that only some have is given to the others. All children
+    must answer.
+    """
+    with open_store(place) as store:
+        inner = store
+        while isinstance(inner, WrapperStore):
+            inner = inner.inner
+        if not isinstance(inner, FanoutStore):
+            raise UsageError(f"{redact(place)} is no fan-out: only what has several children can be repaired")
+        changed = inner.repair()
+    click.echo(f"{changed} copies of objects were put right", err=True)
 
 
 def _transfer(

@@ -138,6 +138,10 @@ class Config:
             else:
                 return value if isinstance(value, str) else None
 
+    def urls(self, name: str) -> list[str]:
+        """The URLs of all stores that it is made of, caches too."""
+        return list(self._urls(*self._named(name), ()))
+
     def identity(self, name: str) -> str:
         """A string that says which store it is, whatever only tunes it and under which name it goes."""
         found = self._identity(*self._named(name), ())
@@ -280,6 +284,34 @@ class Config:
             elif name not in kind.tuning:
                 parts[name] = repr(self._expanded(at, part))
         return parts
+
+    def _urls(self, path: KeyPath, value: Any, inside: tuple[str, ...]) -> Iterator[str]:
+        if isinstance(value, str):
+            text = self._expanded(path, value)
+            if text not in self.tables.get("stores", {}):
+                yield text
+                return
+            if text in inside:
+                raise self.wrong(path, f"the store {text!r} is made of itself")
+            yield from self._urls(("stores", text), self.tables["stores"][text], (*inside, text))
+            return
+        if not isinstance(value, dict):
+            raise self.wrong(path, "a store is wanted: its name, its URL, or a table")
+        if "type" not in value and "url" in value:
+            with self._at((*path, "url")):
+                yield self._url(self._expanded((*path, "url"), value["url"]))
+            return
+        kind = self._type(path, value)
+        for name, part in value.items():
+            at, annotation = (*path, name), kind.parameters.get(name, "str")
+            if types.is_store(annotation):
+                yield from self._urls(at, part, inside)
+            elif types.is_stores(annotation):
+                for number, element in enumerate(self._list(at, part)):
+                    yield from self._urls((*at, number), element, inside)
+            elif types.is_routes(annotation):
+                for _, where, store in self._routes(at, part):
+                    yield from self._urls(where, store, inside)
 
     def _list(self, path: KeyPath, value: Any) -> list[Any]:
         if not isinstance(value, list):

@@ -12,6 +12,7 @@ from typing import Literal
 
 from mountstore.daemon.mounttab import FSTYPE, mount_at, unmount
 from mountstore.errors import MountError, UsageError
+from mountstore.store import ObjectStore
 from mountstore.vfs.options import Attrs
 
 FUSE_DEVICE = "/dev/fuse"
@@ -114,6 +115,20 @@ def check_fuse(*, allow_other: bool) -> None:
         raise MountError("fusermount3 not found: install fuse3 (apt install fuse3)")
     if allow_other and not _user_allow_other():
         raise MountError("allow_other needs the line user_allow_other in /etc/fuse.conf, or root")
+
+
+def check_mountable(store: ObjectStore) -> None:
+    """Raise MountError for a store that would not keep the promises of a mount; the message says why."""
+    able = store.capabilities
+    if not able.readable:
+        raise MountError("this store cannot be read (write-only); mount what is below it")
+    if able.buffered:
+        raise MountError(
+            "this store keeps what it acknowledges in memory for a while (buffering), and a mount"
+            " promises more; mount what is below it"
+        )
+    if not able.listing:
+        raise MountError("this store cannot be listed, so a mount would show nothing; see its options")
 
 
 def check_apart(mountpoint: str, *, state_dir: Path, store_path: Path | None, tree: bool) -> None:

@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +33,7 @@ from mountstore.daemon.detach import Readiness
 from mountstore.daemon.logs import log_to_file, log_to_stderr
 from mountstore.daemon.machine import raise_file_limit, raise_read_ahead, stderr_kept
 from mountstore.daemon.mounttab import Busy, holders, mount_at, unmount
-from mountstore.daemon.request import MountRequest, check_apart, check_fuse, check_mountpoint
+from mountstore.daemon.request import MountRequest, check_apart, check_fuse, check_mountable, check_mountpoint
 from mountstore.daemon.service import Service
 from mountstore.daemon.statedir import StateDir, default_state_dir, fresh_state_dir
 from mountstore.errors import MountError, MountstoreError
@@ -66,8 +66,9 @@ def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> i
     path = request.state_dir or (
         fresh_state_dir(shown) if ends_with_us else default_state_dir(canonical, registry.redact(canonical))
     )
-    store_path = on_disk.resolve() if on_disk else None
-    check_apart(request.mountpoint, state_dir=path, store_path=store_path, tree=scheme in ("file", "hashdir"))
+    check_apart(request.mountpoint, state_dir=path, store_path=None, tree=False)
+    for place, is_tree in registry.places(request.url):
+        check_apart(request.mountpoint, state_dir=path, store_path=place.resolve(), tree=is_tree)
     lock = StateDir.lock(path, request.mountpoint, store=canonical, shown=shown, wait_s=_LOCK_WAIT_S)
     with lock as state:
         if ends_with_us:
@@ -225,6 +226,9 @@ class Mount:
     async def run(self) -> int:
         """Everything from opening the store to closing it."""
         store = await self._open()
+        if not store.capabilities.writable and not self._request.read_only:
+            log.info("the store cannot be written to; the mount is read-only")
+            self._request = replace(self._request, read_only=True)
         os.chdir("/")
         try:
             with _state_errors(self._state.path):
@@ -358,10 +362,11 @@ def _open_and_check(url: str) -> ObjectStore:
     """The store, once it has answered: a wrong bucket or password must not wait for the first `ls`."""
     store = registry.open_store(url)
     try:
+        check_mountable(store)
         check = getattr(store, "check", None)
         if check is not None:
             check()
-        elif store.capabilities.listing:
+        else:
             store.list(limit=1)
     except BaseException:
         store.close()

@@ -66,6 +66,7 @@ __all__ = [
     "local_path",
     "open_store",
     "parse",
+    "places",
     "redact",
     "register",
     "schemes",
@@ -168,6 +169,21 @@ def local_path(url: str) -> Path | None:
         return None
     parsed.allow(*factories.LOCAL.get(parsed.scheme, ()))
     return _sqlite_path(parsed) if parsed.scheme == "sqlite" else parsed.file_path()
+
+
+def places(url: str) -> list[tuple[Path, bool]]:
+    """Where a store keeps its objects on this machine, each with whether it is a folder of objects.
+
+    Several, or none, where a configuration makes it of others.
+    """
+    parsed = parse(url)
+    if parsed.scheme == "config":
+        from mountstore.config import load
+
+        name, file = _config_name(parsed)
+        return [place for part in load(file).urls(name) for place in places(part)]
+    path = local_path(url)
+    return [] if path is None else [(path, parsed.scheme in ("file", "hashdir"))]
 
 
 def default_path() -> Path:

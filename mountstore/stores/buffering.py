@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from mountstore.backends._arguments import check_key, check_metadata, clip_range, flat
 from mountstore.errors import InvalidKey, PartialFailure, PreconditionFailed
-from mountstore.store import Data, ObjectInfo, ObjectStore, Page, check_conditions
+from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
 from mountstore.stores.listing import Entry, entries_of, grouped, merged, page_of
 from mountstore.stores.wrapper import WrapperStore
 
@@ -49,6 +49,10 @@ class BufferingStore(WrapperStore):
         self._aliases: OrderedDict[str, tuple[str, ObjectInfo]] = (
             OrderedDict()
         )  # key: inner's etag, what we told
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return replace(self.inner.capabilities, buffered=True)
 
     # -- reading ----------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class WriteOnlyStore(AroundStore):
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
-        return replace(self.inner.capabilities, listing=False, conditional_get=False)
+        return replace(self.inner.capabilities, readable=False, listing=False, conditional_get=False)
 
     def _around(self, verb: str, keys: Sequence[str], call: Callable[[], T]) -> T:
         if verb not in WRITES:

@@ -24,6 +24,8 @@ def common(of: Sequence[Capabilities]) -> Capabilities:
     for other in rest:
         first = Capabilities(
             writable=first.writable and other.writable,
+            readable=first.readable and other.readable,
+            buffered=first.buffered or other.buffered,
             listing=first.listing and other.listing,
             metadata=first.metadata and other.metadata,
             conditional_put=first.conditional_put and other.conditional_put,

@@ -1,4 +1,4 @@
-"""cp and mirror as a user runs them: real processes over real stores."""
+"""cp, mirror and repair as a user runs them: real processes over real stores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mountstore.backends.filesystem import FilesystemStore
 from mountstore.backends.s3 import BucketStore
 from mountstore.backends.sqlite import SqliteStore
 from tests.cli.test_objects import COMMAND, DEADLINE_S, ENVIRONMENT, failure, mountstore, ok
@@ -161,3 +162,33 @@ def test_to_a_bucket_and_back(versitygw: S3Server, filled: str, tmp_path: Path) 
         "5 copied"
     )
     assert (tmp_path / "back" / "large").read_bytes() == large
+
+
+FANOUT = """
+[stores.both]
+type = "logging"
+inner = {{ type = "fanout", children = ["sqlite://{base}/one.sqlite", "file://{base}/two"] }}
+
+[stores.alone]
+url = "sqlite://{base}/one.sqlite"
+"""
+
+
+def test_repair_makes_the_children_of_a_fanout_the_same(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(FANOUT.format(base=tmp_path))
+    env = {"MOUNTSTORE_CONFIG": str(tmp_path / "config.toml")}
+    with SqliteStore(tmp_path / "one.sqlite") as one, FilesystemStore(tmp_path / "two") as two:
+        for store in (one, two):
+            store.put("same", b"same")
+        one.put("old", b"old")
+        two.put("old", b"newer")
+        two.put("missing", b"here alone", metadata={"mode": "33188"})
+    assert summary("repair", "config:both", env=env) == "2 copies of objects were put right"
+    assert contents(tmp_path / "one.sqlite") == {"same": b"same", "old": b"newer", "missing": b"here alone"}
+    with SqliteStore(tmp_path / "one.sqlite") as one:
+        assert one.head("missing").metadata == {"mode": "33188"}
+    assert summary("repair", "config:both", env=env) == "0 copies of objects were put right"
+    assert "config:alone is no fan-out" in summary("repair", "config:alone", env=env, status=2)
+    (tmp_path / "two").rename(tmp_path / "away")
+    (tmp_path / "two").write_text("a file in its place")
+    assert "is not a directory" in summary("repair", "config:both", env=env, status=1)

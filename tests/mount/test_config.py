@@ -40,6 +40,22 @@ inner = {{ type = "prefix", prefix = "below/", inner = "two" }}
 [mounts.routing]
 store = {{ type = "routing", routes = [{{ pattern = ".*[0-3]", store = "one" }}], default = "two" }}
 
+[stores.unreadable]
+type = "logging"
+inner = {{ type = "write-only", inner = "one" }}
+
+[stores.late]
+type = "prefix"
+prefix = "p/"
+inner = {{ type = "fanout", children = [{{ type = "buffering", inner = "one" }}, "two"] }}
+
+[stores.shut]
+type = "read-only"
+inner = "one"
+
+[stores.web]
+url = "http://127.0.0.1:1/"
+
 [mounts.closed]
 store = "one"
 read_only = true
@@ -119,3 +135,73 @@ def test_a_mistake_in_the_file_is_one_line(base: Path, mounts: Mounts, file: Pat
     assert done.returncode == 2
     assert f"{file}:4: unknown key 'colour'" in done.stderr
     assert mounted_at(mount.root) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("unreadable", "this store cannot be read (write-only)"),
+        ("late", "keeps what it acknowledges in memory for a while (buffering)"),
+        ("web", "this store cannot be listed"),
+    ],
+)
+def test_a_store_that_would_not_keep_the_promises_of_a_mount_is_refused(
+    name: str, said: str, base: Path, mounts: Mounts, file: Path
+) -> None:
+    mount = mounts(StoreCase(name, f"config:{name}", {"MOUNTSTORE_CONFIG": str(file)}), start=False)
+    mount.root.mkdir()
+    done = command("mount", f"config:{name}", mount.root, env=mount.env, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert mounted_at(mount.root) is None
+
+
+def test_views_that_are_no_stores_of_bytes_are_no_types(base: Path, mounts: Mounts, file: Path) -> None:
+    mount = mounts(StoreCase("m", "config:m", {"MOUNTSTORE_CONFIG": str(file)}), start=False)
+    mount.root.mkdir()
+    for kind in ("text", "json"):
+        file.write_text(f"[stores.m]\ntype = '{kind}'\ninner = 'memory:'\n")
+        done = command("mount", "config:m", mount.root, env=mount.env, check=False)
+        assert done.returncode == 2
+        assert f"{file}:2: unknown type '{kind}'" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_store_that_cannot_be_written_to_is_mounted_read_only(
+    base: Path, mounts: Mounts, file: Path
+) -> None:
+    with SqliteStore(base / "one.sqlite") as store:
+        store.put("k", b"data")
+    mount = mounts(StoreCase("shut", "config:shut", {"MOUNTSTORE_CONFIG": str(file)}))
+    assert (mount.root / "k").read_bytes() == b"data"
+    with pytest.raises(OSError, match="Read-only"):
+        (mount.root / "new").write_bytes(b"")
+    mount.umount()
+
+
+@pytest.mark.parametrize("inner", ["file", "hashdir", "cache"])
+def test_what_a_store_is_made_of_is_kept_apart_from_the_mount(
+    inner: str, base: Path, mounts: Mounts, file: Path
+) -> None:
+    """A folder of objects below wrappers can neither hold the mount or its state, nor lie in it."""
+    mount = mounts(StoreCase("m", "config:m", {"MOUNTSTORE_CONFIG": str(file)}), start=False)
+
+    def refused(store: Path, root: Path, state: Path) -> str:
+        kinds = {
+            "file": f"inner = 'file://{store}'",
+            "hashdir": f"inner = {{ type = 'base64', inner = {{ url = 'hashdir://{store}' }} }}",
+            "cache": f"inner = {{ type = 'caching', main = 'memory:', cache = 'file://{store}' }}",
+        }
+        file.write_text(f"[stores.m]\ntype = 'gzip'\n{kinds[inner]}\n")
+        root.mkdir(parents=True, exist_ok=True)
+        done = command("mount", "config:m", root, "--state-dir", state, env=mount.env, check=False)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert mounted_at(root) is None
+        return done.stderr
+
+    store = base / "store"
+    assert "the state directory" in refused(store, mount.root, store / "state")
+    assert "would hold itself" in refused(store, store / "mnt", base / "state")
+    assert "would hide it" in refused(mount.root / "store", mount.root, base / "state")
