@@ -20,6 +20,7 @@ from mountstore.backends.filesystem import FilesystemStore
 from mountstore.errors import InvalidKey, NotFound, PreconditionFailed, StoreError, StoreFull
 from mountstore.store import ObjectStore
 from tests.stores.conformance import ODD_KEYS, PersistentStoreConformance, listed_entries
+from tests.stores.files import open_descriptors, paths
 
 PRIVATE = ".mountstore~tmp"
 
@@ -55,20 +56,6 @@ def store(root: Path) -> Iterator[FilesystemStore]:
         yield store
 
 
-def visible(root: Path) -> list[str]:
-    """All paths below the root, but for the private folder."""
-    return sorted(
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, folders, files in os.walk(root)
-        for name in folders + files
-        if PRIVATE not in os.path.join(folder, name)
-    )
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 # -- natural files ------------------------------------------------------------------------------------
 
 
@@ -87,7 +74,7 @@ def test_files_of_other_programs_are_objects(store: FilesystemStore, root: Path)
     assert store.head("d/e/f.txt").metadata == {}
     assert list(store.keys()) == ["d/e/f.txt"]
     store.delete("d/e/f.txt")
-    assert visible(root) == []
+    assert paths(root) == []
 
 
 def test_a_change_in_place_by_another_program_changes_the_etag(store: FilesystemStore, root: Path) -> None:
@@ -143,16 +130,16 @@ def test_folders_left_empty_are_removed_but_never_the_root(store: FilesystemStor
     store.put("a/b/c/d", b"")
     store.put("a/x", b"")
     store.delete("a/b/c/d")
-    assert visible(root) == ["a", "a/x"]
+    assert paths(root) == ["a", "a/x"]
     store.rename("a/x", "y")
-    assert visible(root) == ["y"]
+    assert paths(root) == ["y"]
     store.delete("y")
     assert root.is_dir()
     with pytest.raises(NotFound):
         store.delete("nothing/here")
     with pytest.raises(PreconditionFailed):
         store.put("new/folder/k", b"", if_match="other")
-    assert visible(root) == []
+    assert paths(root) == []
 
 
 def test_names_that_are_not_utf8_are_reachable(store: FilesystemStore, root: Path) -> None:
@@ -277,7 +264,7 @@ def test_a_file_and_a_folder_of_one_name(store: FilesystemStore, root: Path) -> 
     assert (list(store.keys()), bytes(store.get("a"))) == (["a"], b"replaced")
     assert listed_entries(store, "", "/") == [("a", False)]
     store.delete("a")
-    assert visible(root) == []
+    assert paths(root) == []
 
 
 def test_readers_find_a_file_while_a_folder_takes_its_place(store: FilesystemStore) -> None:
@@ -332,39 +319,11 @@ def test_a_killed_writer_leaves_the_old_object_and_nothing_else(root: Path) -> N
         done = subprocess.run([sys.executable, "-c", program, str(root)], timeout=60, check=False)
         assert done.returncode == -signal.SIGKILL
         assert bytes(store.get("k")) == b"old"
-        assert visible(root) == ["k"]
+        assert paths(root) == ["k"]
         assert len([name for name in os.listdir(root / PRIVATE) if name.startswith("writing-")]) == 2
         with FilesystemStore(root):
             assert len([name for name in os.listdir(root / PRIVATE) if name.startswith("writing-")]) == 2
     assert os.listdir(root / PRIVATE) == ["locks"]
-
-
-def test_processes_do_not_lose_each_others_counts(root: Path) -> None:
-    program = (
-        "import sys\n"
-        "from mountstore.backends.filesystem import FilesystemStore\n"
-        "from mountstore.errors import PreconditionFailed\n"
-        "done = 0\n"
-        "with FilesystemStore(sys.argv[1], durable=False) as store:\n"
-        "    while done < 100:\n"
-        "        etag = store.head('counter').etag\n"
-        "        try:\n"
-        "            value = int(store.get('counter', if_match=etag))\n"
-        "            store.put('counter', b'%d' % (value + 1), if_match=etag)\n"
-        "        except PreconditionFailed:\n"
-        "            continue\n"
-        "        done += 1\n"
-    )
-    with FilesystemStore(root, durable=False) as store:
-        store.put("counter", b"0")
-        children = [subprocess.Popen([sys.executable, "-c", program, str(root)]) for _ in range(3)]
-        try:
-            assert [child.wait(60) for child in children] == [0, 0, 0]
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-        assert bytes(store.get("counter")) == b"300"
 
 
 def test_a_full_disk_is_said_and_leaves_the_old_object(

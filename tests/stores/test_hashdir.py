@@ -20,6 +20,7 @@ from mountstore.backends.hashdir import HashdirStore
 from mountstore.errors import BadUrl, NotFound, PreconditionFailed, StoreError, Unsupported, UsageError
 from mountstore.store import ObjectStore
 from tests.stores.conformance import PersistentStoreConformance, in_threads
+from tests.stores.files import files, open_descriptors
 
 PRIVATE = ".mountstore~tmp"
 
@@ -91,15 +92,6 @@ def put_by_another(root: Path, key: str, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def visible(root: Path) -> list[str]:
-    return sorted(
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, files in os.walk(root)
-        for name in files
-        if PRIVATE not in folder
-    )
-
-
 # -- where things are ---------------------------------------------------------------------------------
 
 
@@ -110,7 +102,7 @@ def test_the_hash_of_the_key_is_its_path(root: Path, width: int, depth: int) -> 
         assert place(root, "some/key é", width, depth).read_bytes() == b"content"
         assert list(store.keys()) == ["some/key é"]
         store.delete("some/key é")
-    assert visible(root) == []
+    assert files(root) == []
     assert os.listdir(root) == [PRIVATE]
 
 
@@ -140,7 +132,7 @@ def test_no_key_leads_out_of_the_root_and_none_is_too_long(store: HashdirStore, 
     store.rename("short", key)
     assert list(store.keys()) == [key]
     store.delete(key)
-    assert visible(root) == []
+    assert files(root) == []
     assert os.listdir(root) == [PRIVATE]
 
 
@@ -293,35 +285,7 @@ def test_a_rename_that_was_cut_short_still_tells_its_key(root: Path) -> None:
             assert bytes(store.get(left)) == b"content"
             assert store.head(left).metadata == {"n": "1"}
             store.delete(left)
-    assert visible(root) == []
-
-
-def test_processes_do_not_lose_each_others_counts(root: Path) -> None:
-    program = (
-        "import sys\n"
-        "from mountstore.backends.hashdir import HashdirStore\n"
-        "from mountstore.errors import PreconditionFailed\n"
-        "done = 0\n"
-        "with HashdirStore(sys.argv[1], durable=False) as store:\n"
-        "    while done < 100:\n"
-        "        etag = store.head('counter').etag\n"
-        "        try:\n"
-        "            value = int(store.get('counter', if_match=etag))\n"
-        "            store.put('counter', b'%d' % (value + 1), if_match=etag)\n"
-        "        except PreconditionFailed:\n"
-        "            continue\n"
-        "        done += 1\n"
-    )
-    with HashdirStore(root, durable=False) as store:
-        store.put("counter", b"0")
-        children = [subprocess.Popen([sys.executable, "-c", program, str(root)]) for _ in range(2)]
-        try:
-            assert [child.wait(60) for child in children] == [0, 0]
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-        assert bytes(store.get("counter")) == b"200"
+    assert files(root) == []
 
 
 def test_readers_see_whole_objects_while_they_are_replaced(store: HashdirStore) -> None:
@@ -361,9 +325,9 @@ def test_nothing_stays_open(store: HashdirStore) -> None:
         store.delete_many(list(store.keys()))
 
     everything()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     everything()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 # -- by URL -------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from mountstore.errors import (
 )
 from mountstore.store import ObjectStore
 from tests.stores.conformance import MIB, PersistentStoreConformance, in_threads
+from tests.stores.files import open_descriptors
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -600,34 +601,6 @@ def test_the_mode_of_the_archive_and_a_link_to_it_stay(path: Path, tmp_path: Pat
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_processes_do_not_lose_each_others_counts(path: Path) -> None:
-    program = (
-        "import sys\n"
-        "from mountstore.backends.zip import ZipStore\n"
-        "from mountstore.errors import PreconditionFailed\n"
-        "done = 0\n"
-        "with ZipStore(sys.argv[1], durable=False) as store:\n"
-        "    while done < 50:\n"
-        "        etag = store.head('counter').etag\n"
-        "        try:\n"
-        "            value = int(store.get('counter', if_match=etag))\n"
-        "            store.put('counter', b'%d' % (value + 1), if_match=etag)\n"
-        "        except PreconditionFailed:\n"
-        "            continue\n"
-        "        done += 1\n"
-    )
-    with ZipStore(path, durable=False) as store:
-        store.put("counter", b"0")
-        children = [subprocess.Popen([sys.executable, "-c", program, str(path)]) for _ in range(2)]
-        try:
-            assert [child.wait(60) for child in children] == [0, 0]
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-        assert bytes(store.get("counter")) == b"100"
-
-
 # -- many at once -------------------------------------------------------------------------------------
 
 
@@ -764,9 +737,9 @@ def test_nothing_stays_open(path: Path) -> None:
             store.delete_many(list(store.keys()))
 
     everything()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     everything()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_urls(path: Path) -> None:
