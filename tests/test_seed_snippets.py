@@ -97,12 +97,12 @@ def test_the_async_bucket(
 ) -> None:
     for name, value in versitygw.env().items():
         monkeypatch.setenv(name, value)
-    bucket = versitygw.new_bucket()
+    versitygw.client().create_bucket(Bucket="my-bucket")
     got: list[bytes] = []
 
     async def main() -> None:
         async with make_client(versitygw) as s3_client:  # noqa: SIM117
-            async with AsyncBucketStore(s3_client, bucket) as store:
+            async with AsyncBucketStore(s3_client, 'my-bucket') as store:  # fmt: skip
                 await store.put('my_object_key', b'my object data')  # fmt: skip
                 data = await store.get('my_object_key')  # fmt: skip
                 got.append(bytes(data))
@@ -111,5 +111,8 @@ def test_the_async_bucket(
                 with pytest.raises(NotFound):
                     await store.get("my_object_key")
 
-    run(main())
+    try:
+        run(main())
+    finally:
+        versitygw.client().delete_bucket(Bucket="my-bucket")
     assert got == [b"my object data"]
