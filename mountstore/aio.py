@@ -8,6 +8,7 @@ Local stores go through threads too: SQLite and files may wait for a disk, and a
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -18,6 +19,8 @@ import anyio.to_thread
 
 from mountstore.errors import Unavailable
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, Upload
+
+_KEYS_AT_ONCE = 1000
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,7 +120,9 @@ class AsyncStore:
 
     def keys(self, prefix: str = "") -> AsyncIterator[str]:
         """All keys that start with `prefix`, in order, fetched page by page."""
-        return _Keys(self.pages(prefix))
+        # Not those of `pages`: a store that needs not look at each object for this does not.
+        keys = self.store.keys(prefix)
+        return _Keys(lambda: self._read(lambda: [*itertools.islice(keys, _KEYS_AT_ONCE)]))
 
     async def exists(self, key: str) -> bool:
         return await self._read(self.store.exists, key)
@@ -238,12 +243,17 @@ class _Pages(AsyncIterator[Page]):
 
 
 class _Keys(AsyncIterator[str]):
-    def __init__(self, pages: AsyncIterator[Page]) -> None:
-        self._pages = pages
+    def __init__(self, fetch: Callable[[], Awaitable[list[str]]]) -> None:
+        self._fetch = fetch
         self._ready: list[str] = []
+        self._ended = False
 
     async def __anext__(self) -> str:
-        while not self._ready:
-            page = await anext(self._pages)
-            self._ready = [info.key for info in reversed(page.objects)]
+        if not self._ready:
+            if not self._ended:
+                self._ready = await self._fetch()
+                self._ended = len(self._ready) < _KEYS_AT_ONCE  # known without another hop
+                self._ready.reverse()
+            if not self._ready:
+                raise StopAsyncIteration
         return self._ready.pop()

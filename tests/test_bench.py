@@ -202,7 +202,7 @@ def test_all_stores(work: Path, redis: Service, tmp_path: Path) -> None:
 
 
 def test_keys_in_folders(work: Path) -> None:
-    done = bench_stores(work, "--folders", "7", "--only", "file,hashdir")
+    done = bench_stores(work, "--clock", "cpu", "--folders", "7", "--only", "file,hashdir")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

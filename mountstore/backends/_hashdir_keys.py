@@ -50,7 +50,9 @@ class KeyedFiles(ObjectFiles):
 
     def fits(self, key: str) -> bool:
         """Whether the key goes into an attribute; else it needs a file of its own."""
-        return self.attributes and len(key.encode()) <= MAX_ATTRIBUTE_BYTES
+        return self.attributes and (
+            len(key) * 4 <= MAX_ATTRIBUTE_BYTES or len(key.encode()) <= MAX_ATTRIBUTE_BYTES
+        )
 
 
 @dataclass(slots=True)

@@ -21,7 +21,17 @@ from mountstore.errors import MountstoreError, UsageError
 from scripts.benchmarks.stores.originals import Open, originals
 from scripts.benchmarks.stores.pairs import PAIRS, Pair, redis_pair
 from scripts.benchmarks.stores.table import DURABLE, ORIGINAL, OURS, PLAIN, Result, as_json, table
-from scripts.benchmarks.stores.work import FULL, SHORT, Seconds, Sizes, Wrong, large_round, small_round
+from scripts.benchmarks.stores.work import (
+    CLOCKS,
+    FULL,
+    SHORT,
+    Clock,
+    Seconds,
+    Sizes,
+    Wrong,
+    large_round,
+    small_round,
+)
 
 BROKEN = (Wrong, MountstoreError, OSError, KeyError, sqlite3.Error)
 MEMORY = Path("/dev/shm")
@@ -48,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", default="", metavar="NAME,...", help="these pairs alone (see --list)")
     add("--list", action="store_true", help="name the pairs and end")
     add("--rounds", type=int, metavar="N", help="how often everything is done; the best counts [5]")
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: this process alone, on a busy machine [wall]")
     add("--folders", type=int, default=0, metavar="N", help="spread the keys over N folders [none]")
     add("--original", type=Path, metavar="FOLDER", help="compare with the package 'storage' there, too")
     add("--redis", metavar="URL", help="add this server, whose database is emptied")
@@ -69,16 +80,19 @@ def _bench(given: argparse.Namespace) -> int:
         return 0
     others = originals(given.original) if given.original else {}
     work = given.work or (MEMORY if MEMORY.is_dir() else None)
+    clock = CLOCKS[given.clock]
     with tempfile.TemporaryDirectory(prefix="mountstore-bench-", dir=work) as folder:
-        results = [_measure(pair, others.get(pair.name), sizes, Path(folder)) for pair in pairs]
+        results = [_measure(pair, others.get(pair.name), sizes, Path(folder), clock) for pair in pairs]
     print(
         f"{sizes.small} objects of {sizes.small_bytes} bytes, {sizes.large} of {sizes.large_bytes >> 20} MiB"
-        f", best of {sizes.rounds}, {os.cpu_count()} CPUs; × under 1 is faster\n\n{table(results, sizes)}"
+        f", best of {sizes.rounds}, {os.cpu_count()} CPUs, {given.clock} time; "
+        f"× under 1 is faster\n\n{table(results, sizes)}"
     )
     facts = {
         "mountstore": mountstore.__version__,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cpus": os.cpu_count(),
+        "clock": given.clock,
         "kernel": os.uname().release,
         "sizes": asdict(sizes),
     }
@@ -97,7 +111,7 @@ def _chosen(known: list[Pair], only: str) -> list[Pair]:
     return [pair for pair in known if not wanted or pair.name in wanted]
 
 
-def _measure(pair: Pair, original: Open | None, sizes: Sizes, base: Path) -> Result:
+def _measure(pair: Pair, original: Open | None, sizes: Sizes, base: Path, clock: Clock) -> Result:
     """All rounds of one pair, its sides in turn, each in an empty folder."""
     sides: Mapping[str, Open | None] = {
         OURS: lambda folder: pair.ours(folder, False),
@@ -115,7 +129,7 @@ def _measure(pair: Pair, original: Open | None, sizes: Sizes, base: Path) -> Res
             try:
                 for do in (small_round, large_round):
                     with _empty(base) as folder, contextlib.closing(open_(folder)) as subject:
-                        do(subject, sizes, seconds)
+                        do(subject, sizes, seconds, clock)
             except BROKEN as error:
                 result.errors.append(f"{name}: {error}")
     return result
