@@ -343,10 +343,15 @@ class Writeback:
             self._index.drop_intents(key)
         if source.key != key:
             etag = known.etag if known else None
-            there = await self._answers.head(key, etag)
+            there = await self._answers.head_surely(key, etag)
             if there is not None and there.etag != etag:
                 await self._conflict(node, dentry, key)
                 return
+            if there is None and known is not None and self._index.object(key) == known:
+                # Removed by somebody, or by a delete of ours whose answer was lost: the name is free.
+                with self._index.transaction():
+                    self._index.drop_object(key)
+                raise Blocked
         await self._source_changed(node, source)
 
     async def _source_changed(self, node: Node, source: Known) -> None:

@@ -474,6 +474,25 @@ async def test_the_source_of_a_move_is_changed_by_somebody(store: DictStore, sta
     assert b"theirs" in contents(store).values()
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["by somebody", "by a delete whose answer was lost"])
+async def test_renamed_over_what_is_gone_from_the_store(store: DictStore, state: Path, lost: bool) -> None:
+    async with running(store, state) as m:
+        await m.write_file("a", b"old")
+        await m.write_file("b", b"new")
+        await m.drain()
+        if lost:
+            fault = m.store.add("lose", "delete", "a")
+            await m.unlink("a")
+            await until(lambda: fault.fired)
+        else:
+            store.delete("a")
+        await m.rename("b", "a")
+        await m.drain()
+        assert await m.tree() == {"a": b"new"}
+        assert m.vfs.status().conflicts == []
+    assert contents(store) == {"a": b"new"}
+
+
 async def test_a_directory_marker_that_is_not_ours_is_kept(store: DictStore, state: Path) -> None:
     store.put("d/", b"content of somebody")
     async with running(store, state) as m:
