@@ -524,6 +524,8 @@ class Listing:
             node.mid = known.mid
             node.target = None
             node.mtime_ns = node.ctime_ns = info.mtime_ns
+            if node.due is None:
+                self._tree.forget_attrs(node)
         self.apply(node, info)
         self._index.save(node)
 

@@ -618,6 +618,11 @@ class Tree:
         self._index.insert_dentry(parent.ino, name, node.ino, explicit, place)
         return node
 
+    def forget_attrs(self, node: Node) -> None:
+        """Make it a plain file: what was said of an object is not said of the one that replaced it."""
+        node.mode = stat.S_IFREG | self._options.file_mode
+        node.uid, node.gid, node.rdev = self._options.uid, self._options.gid, 0
+
     def disown(self, dentry: Dentry, node: Node) -> None:
         """The store has lost what this name stood for; in the caller's transaction."""
         self._index.delete_dentry(dentry.id)

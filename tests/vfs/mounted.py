@@ -99,6 +99,10 @@ class Mounted:
         new_parent, new_name = await self._at(target)
         await self.vfs.rename(parent, name, new_parent, new_name, flags)
 
+    async def mknod(self, path: str, mode: int) -> None:
+        parent, name = await self._at(path)
+        await self.vfs.mknod(parent, name, mode, 0, 0, 0)
+
     async def link(self, source: str, target: str) -> None:
         node = await self.node(source)
         await self.vfs.link(node.ino, *await self._at(target))

@@ -493,6 +493,29 @@ async def test_renamed_over_what_is_gone_from_the_store(store: DictStore, state:
     assert contents(store) == {"a": b"new"}
 
 
+@pytest.mark.parametrize("kind", ["chmod", "chown", "symlink", "fifo"])
+async def test_attributes_do_not_outlive_the_object_that_had_them(
+    store: DictStore, state: Path, tmp_path: Path, kind: str
+) -> None:
+    """Somebody replaces an object with a plain one: it looks as it would to a new mount."""
+    async with running(store, state, ttl_s=0) as m:
+        if kind == "symlink":
+            await m.symlink("target", "f")
+        elif kind == "fifo":
+            await m.mknod("f", stat.S_IFIFO | 0o600)
+        else:
+            await m.write_file("f", b"content")
+            await m.setattr("f", **({"mode": 0o700} if kind == "chmod" else {"uid": 12, "gid": 13}))
+        await m.drain()
+        store.put("f", b"plain")
+        here = await m.node("f")
+        assert await m.read_file("f") == b"plain"
+        async with running(store, tmp_path / "another") as other:
+            there = await other.node("f")
+            assert (here.mode, here.uid, here.gid) == (there.mode, there.uid, there.gid)
+            assert stat.S_ISREG(here.mode)
+
+
 async def test_a_directory_marker_that_is_not_ours_is_kept(store: DictStore, state: Path) -> None:
     store.put("d/", b"content of somebody")
     async with running(store, state) as m:
