@@ -343,7 +343,7 @@ class Writeback:
             self._index.drop_intents(key)
         if source.key != key:
             etag = known.etag if known else None
-            there = await self._answers.head_surely(key, etag)
+            there = await self._answers.head(key, etag)
             if there is not None and there.etag != etag:
                 await self._conflict(node, dentry, key)
                 return

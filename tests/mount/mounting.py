@@ -138,6 +138,8 @@ class Mount:
         self.timed_out = False
         self.pid = 0
         self.states = 0
+        self.starts = 0
+        self.flags: tuple[str, ...] = ()
         home = base / "home"
         home.mkdir(parents=True, exist_ok=True)
         self.env = environment(env or {}, home)
@@ -154,6 +156,8 @@ class Mount:
         command("mount", "--state-dir", self.state, *self.options, *more, self.store, self.root, env=self.env)
         assert mounted_at(self.root), f"mount said that it works, and nothing is mounted\n{self.log()}"
         self.pid = self._find_daemon()
+        self.starts += 1
+        self.flags = more
         self._start_timer(self.limit_s)
         return self
 
@@ -205,13 +209,13 @@ class Mount:
         wait_until(f"daemon {pid} is gone", lambda: not pid or not self._is_ours(), timeout_s=60)
         self._stop_timer()
 
-    def remount(self, *, fresh_state: bool) -> Self:
+    def remount(self, *more: str, fresh_state: bool) -> Self:
         """Mount again, on the state that is there or on an empty one, that is, from the store alone."""
         if fresh_state:
             self.states += 1
             self.state = self.state.with_name(f"{self.root.name}-state-{self.states}")
             assert not self.state.exists()
-        return self.start()
+        return self.start(*more)
 
     def clean_up(self) -> None:
         """Leave nothing behind: daemon ended by pid, mount taken away."""
