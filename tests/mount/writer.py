@@ -1,9 +1,9 @@
 """Random work in a directory; every step is noted before it begins and when it is acknowledged.
 
-Run as a program (`python writer.py ROOT JOURNAL SEED`) it works until it is killed or ROOT fails under it.
-The journal is a local file, one line of JSON a step, each on the disk before the next begins. It is read
-back by `Model`, which knows what has to be in ROOT after a crash of what serves ROOT: everything that was
-acknowledged, exactly; the one step that was under way, done or not done.
+Run as a program (`python writer.py ROOT JOURNAL SEED [SHARE OF FSYNCS]`) it works until it is killed or ROOT
+fails under it. The journal is a local file, one line of JSON a step, each on the disk before the next begins.
+It is read back by `Model`, which knows what has to be in ROOT after a crash of what serves ROOT: everything
+that was acknowledged, exactly; the one step that was under way, done or not done.
 """
 
 from __future__ import annotations
@@ -39,19 +39,27 @@ class Model:
     folders: set[str] = field(default_factory=set)
     under_way: dict[str, Any] | None = None
     steps: int = 0
+    synced: dict[str, bytes] = field(default_factory=dict)
+    """Files that nothing has happened to since their fsync returned, in this process."""
 
     def read(self, journal: Path) -> None:
         """Take in what a journal says. A torn last line never began anything."""
+        self.synced = {}
         for line in journal.read_bytes().split(b"\n")[:-1]:
             step = json.loads(line)
             if step == "done":
                 assert self.under_way is not None
                 self.apply(self.under_way)
+                if self.under_way.get("fsync") and self.under_way["do"] != "replace":
+                    self.synced[self.under_way["path"]] = self.files[self.under_way["path"]]
                 self.under_way = None
                 self.steps += 1
             else:
                 assert self.under_way is None
                 self.under_way = step
+                for touched in {step["path"], step.get("to", step["path"])}:
+                    for name in [n for n in self.synced if n == touched or n.startswith(f"{touched}/")]:
+                        del self.synced[name]
 
     def apply(self, step: dict[str, Any]) -> None:
         """The effect of one step."""
@@ -242,7 +250,7 @@ def _fsync_if(step: dict[str, Any], file: IO[bytes]) -> None:
         os.fsync(file.fileno())
 
 
-def work(root: Path, journal: Path, seed: int) -> None:
+def work(root: Path, journal: Path, seed: int, fsyncs: float = 0.05) -> None:
     """Work for ever on what is in `root`; OSError when it fails."""
     chance = random.Random(seed)
     model = Model(*look(root))
@@ -253,7 +261,7 @@ def work(root: Path, journal: Path, seed: int) -> None:
             os.fdatasync(out.fileno())
 
         while True:
-            step = choose(model, chance)
+            step = choose(model, chance, fsyncs)
             note(step)
             carry_out(root, step)
             note("done")
@@ -262,7 +270,7 @@ def work(root: Path, journal: Path, seed: int) -> None:
 
 if __name__ == "__main__":
     try:
-        work(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+        work(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))
     except OSError as failed:
         print(failed, file=sys.stderr)
         sys.exit(3)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mount.mounting import mounted_at
+from tests.mount.waiting import wait_until
 
 MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q"]}
 _XFS_LEAST = 320 << 20  # mkfs.xfs makes none below 300 MiB
@@ -71,3 +73,13 @@ def disk(kind: str, folder: Path, *, size: int = 64 << 20) -> Iterator[Disk]:
             # Lazily: whatever a failed test has left open must not keep the mount.
             _run("umount", "-l", root)
         image.unlink()
+
+
+def stop(pid: int) -> None:
+    """Return when no thread of this process runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(
+        "the process stands still",
+        lambda: all((task / "stat").read_text().rpartition(") ")[2][0] in "Tt" for task in tasks.iterdir()),
+    )

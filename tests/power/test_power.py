@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ import pytest
 from mountstore.registry import open_store
 from tests.mount.cases import LONG, local_case
 from tests.mount.waiting import wait_until
-from tests.power.disks import Disk, disk
+from tests.power.disks import Disk, stop
 from tests.power.history import History
 from tests.torture.driver import look
 from tests.vfs.mounted import running
@@ -48,26 +46,10 @@ def work_until_cut(
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(wait_s)
             # Without power a process does nothing more: above all it uploads nothing of what is lost.
-            _stop(process.pid)
+            stop(process.pid)
             where.cut()
         finally:
             process.kill()
-
-
-def _stop(pid: int) -> None:
-    """Return when no thread of this process runs any more."""
-    os.kill(pid, signal.SIGSTOP)
-    tasks = Path(f"/proc/{pid}/task")
-    wait_until(
-        "the process stands still",
-        lambda: all((task / "stat").read_text().rpartition(") ")[2][0] in "Tt" for task in tasks.iterdir()),
-    )
-
-
-@pytest.fixture(params=["ext4", "xfs"])
-def power(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    with disk(request.param, tmp_path) as made:
-        yield made
 
 
 @pytest.mark.parametrize("fsync", ["local", "remote"])

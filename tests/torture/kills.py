@@ -73,6 +73,7 @@ class Torture:
     model: writer.Model = field(default_factory=writer.Model)
     pending_at: list[int] = field(default_factory=list)
     kills: int = 0
+    synced: int = 0  # files that the store had to have at a kill
 
     def kill(self) -> None:
         """Mount with flags of some kind, look whether all is there, write, and kill it."""
@@ -95,6 +96,14 @@ class Torture:
         pending += len(in_store.keys() - self.model.files.keys())
         if pending:
             self.pending_at.append(number)
+        if "local" not in flags:
+            self.synced += len(self.model.synced)
+            lost = [
+                name
+                for name, data in self.model.synced.items()
+                if name not in in_store or self.case.read(name) != data
+            ]
+            assert not lost, f"kill {number}: fsync had returned, and the store has something else: {lost}"
         self.kills += 1
         under_way = self.model.under_way
         self.tell(
@@ -106,6 +115,7 @@ class Torture:
     def finish(self) -> None:
         """After the last kill: everything is there, in the store, and again from the store alone."""
         assert self.model.steps > 10 * self.kills, "the writer hardly worked"
+        assert self.synced or self.kills < 20, "nothing was synced before any kill"
         assert self.pending_at, "nothing was pending at any kill: this has shown nothing"
         self.mount.start()
         self.model.verify(self.mount.root)
@@ -119,5 +129,5 @@ class Torture:
         self.mount.umount()
         self.tell(
             f"{self.kills} kills, {self.model.steps} steps acknowledged, changes pending at"
-            f" {len(self.pending_at)} kills: nothing is lost"
+            f" {len(self.pending_at)} kills, {self.synced} synced files found in the store: nothing is lost"
         )
