@@ -315,7 +315,7 @@ class Vfs(Extended):
         handle = Handle(node, flags)
         if handle.writable:
             self._writable()
-        if flags & os.O_TRUNC and handle.writable and node.size:
+        if flags & os.O_TRUNC and handle.writable:
             await self.setattr(ino, Changes(size=0))
         node.opens += 1
         node.writers += handle.writable

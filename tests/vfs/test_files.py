@@ -460,6 +460,19 @@ async def test_a_store_that_lacks_something_does(store: DictStore, state: Path, 
     assert contents(store) == {"e/": b"", "e/f": b"12"}
 
 
+async def test_truncating_an_empty_file_on_open_sets_its_time(store: DictStore, state: Path) -> None:
+    """As POSIX has it: `: > file` makes a file new for make(1)."""
+    async with running(store, state) as m:
+        await m.write_file("f", b"")
+        await m.utimens("f", 1_000_000_000)
+        await m.drain()
+        await m.write_file("f", b"")
+        assert (await m.node("f")).mtime_ns > 1_000_000_000
+        await m.utimens("f", 1_000_000_000)
+        await m.close(await m.open("f", os.O_RDWR))
+        assert (await m.node("f")).mtime_ns == 1_000_000_000
+
+
 async def _tells(m: Mounted) -> str:
     return str(m.vfs.status().last_error)
 
