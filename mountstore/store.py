@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -265,6 +266,11 @@ class ObjectStore(ABC):
             count += len(page.objects)
             size += sum(info.size for info in page.objects)
         return count, size
+
+    def note_unfinished(self, journal: Path) -> None:  # noqa: B027  # most stores leave nothing
+        """Note in this local file, from now on, what the death of this process in a `put` or `copy` would
+        leave in the store beside objects (parts of uploads, which are paid for); in the background, remove
+        what is noted there by others that have died. The file is this store's and this process's alone."""
 
     def close(self) -> None:  # noqa: B027  # most stores hold nothing open
         """Give back what the store holds open. Further calls are undefined; closing twice is not."""

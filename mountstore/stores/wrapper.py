@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page
@@ -112,6 +113,9 @@ class WrapperStore(ObjectStore):
 
     def usage(self, prefix: str = "") -> tuple[int, int]:
         return self.inner.usage(prefix)
+
+    def note_unfinished(self, journal: Path) -> None:
+        self.inner.note_unfinished(journal)
 
     def close(self) -> None:
         self.inner.close()

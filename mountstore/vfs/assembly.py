@@ -75,6 +75,7 @@ class Assembly:
             options = dataclasses.replace(options, read_only=True)
         self.options = options
         self._store = AsyncStore(store)
+        store.note_unfinished(state_dir / "unfinished")
         self._index = Index(state_dir / "index.sqlite")
         self._staging = Staging(state_dir / "staging")
         self._busy = BusyKeys()

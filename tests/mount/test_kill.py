@@ -93,6 +93,34 @@ def test_an_upload_whose_reply_is_lost_is_no_conflict(
             assert mount.status()["conflicts"] == []
 
 
+def test_parts_of_an_upload_that_was_killed_are_removed(bucket_case: S3Case, mounts: Mounts) -> None:
+    """They are paid for. Somebody else's upload to the same key is left alone."""
+    case = bucket_case
+    with proxied(case.env["AWS_ENDPOINT_URL"]) as proxy:
+
+        def uploads() -> set[str]:
+            found = case.client.list_multipart_uploads(Bucket=case.bucket, Prefix="large")
+            return {one["UploadId"] for one in found.get("Uploads", [])}
+
+        theirs = case.client.create_multipart_upload(Bucket=case.bucket, Key="large")["UploadId"]
+        mount = mounts(case, env={**case.env, "AWS_ENDPOINT_URL": proxy.endpoint})
+        data = os.urandom(20 << 20)
+        proxy.fault = lambda seen: "keep the reply" if "partNumber=2" in seen.query else None
+        (mount.root / "large").write_bytes(data)
+        wait_until("a part has landed", lambda: proxy.kept > 0)
+        mount.kill()
+        assert len(uploads()) == 2
+        proxy.fault = lambda seen: None
+        proxy.go_on.set()
+        mount.start()
+        wait_until("only theirs is left", lambda: uploads() == {theirs})
+        wait_until("the store has it", lambda: files_in(case) == {"large": len(data)})
+        assert case.read("large") == data
+        mount.sync()
+        assert uploads() == {theirs}
+        assert (mount.state / "unfinished").read_bytes() == b""
+
+
 @pytest.mark.parametrize("how", ["refuse", "503"])
 def test_an_outage_of_the_store(how: str, bucket_case: S3Case, mounts: Mounts) -> None:
     """While the store is away, work goes on and is told of as pending; when it is back, all goes up."""

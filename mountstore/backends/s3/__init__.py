@@ -16,6 +16,7 @@ Why not boto3 for the rest: measured on loopback, LIST of 5,000 keys takes 0.45 
     bodies.py     obstore
     listing.py    pages of a listing, exact
     multipart.py  upload and copy in parts
+    unfinished.py notes of those that are under way
     probe.py      what this server honours, and which keys it cannot hold
     keys.py       what can be known of a key before it is sent
     objects.py    single objects over the wire

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mountstore.backends.s3 import etags, listing, multipart, objects, probe, versions
@@ -189,8 +190,14 @@ class BucketCore(ObjectStore):
             raise Unsupported("an anonymous store cannot sign URLs", key=key)
         return url
 
+    def note_unfinished(self, journal: Path) -> None:
+        for upload_id, whole in self._wire.unfinished.use(journal).items():
+            key = whole.removeprefix(self.prefix)
+            self._pool.submit(multipart.abort, self._wire, whole, key, upload_id)
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._wire.unfinished.close()
         self._wire.close()
 
     # -- inner ------------------------------------------------------------------------------------

@@ -283,7 +283,9 @@ def _in_parts(
 def begin(wire: Wire, whole: str, key: str, headers: Mapping[str, str]) -> str:
     """Begin an upload; its id."""
     begun = wire.request("POST", "POST", whole, query=[("uploads", "")], headers=headers, shown_key=key)
-    return _text(begun.body, "UploadId")
+    upload_id = _text(begun.body, "UploadId")
+    wire.unfinished.begun(whole, upload_id)
+    return upload_id
 
 
 def complete(
@@ -293,6 +295,7 @@ def complete(
     for last in (False, True):
         try:
             reply = _send_complete(wire, whole, key, upload_id, parts, conditions)
+            wire.unfinished.ended(upload_id)
             return Done(quoted_etag(_text(reply.body, "ETag")), _expected_etag(parts))
         except InvalidPart:
             if last:
@@ -300,6 +303,8 @@ def complete(
             # An etag may have come damaged in the answer to its part.
             parts = _as_listed(wire, whole, key, upload_id, parts)
         except (NoSuchUpload, PreconditionAfterRetry) as error:
+            if isinstance(error, NoSuchUpload):
+                wire.unfinished.ended(upload_id)
             expected = _expected_etag(parts)
             if expected is None:
                 raise
@@ -352,11 +357,12 @@ def _as_listed(wire: Wire, whole: str, key: str, upload_id: str, parts: list[Par
 
 
 def abort(wire: Wire, whole: str, key: str, upload_id: str) -> None:
-    """Have the server forget the parts of an upload; what cannot be done is logged."""
+    """Have the server forget the parts of an upload; what cannot be done now stays noted, and is logged."""
     try:
         wire.request("DELETE", "DELETE", whole, query=[("uploadId", upload_id)], shown_key=key)
+        wire.unfinished.ended(upload_id)
     except NoSuchUpload:
-        return
+        wire.unfinished.ended(upload_id)
     except StoreError as error:
         import logging
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from mountstore.backends.s3 import sign
 from mountstore.backends.s3.account import Account, Site
 from mountstore.backends.s3.faults import CLASHES, EXPIRED, PreconditionAfterRetry, parse_fault
+from mountstore.backends.s3.unfinished import Unfinished
 from mountstore.errors import PreconditionFailed, StoreError, Unavailable
 from mountstore.store import Data
 
@@ -62,6 +63,7 @@ class Wire:
         self.account = account
         self.patience = patience
         self.site = account.site()
+        self.unfinished = Unfinished()
         self._connections = connections
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
