@@ -12,6 +12,8 @@ import sys
 
 NAMES = frozenset(
     {
+        "index-created",
+        "create-recorded",
         "write-staged",
         "commit-begins",
         "commit-done",
@@ -29,9 +31,12 @@ NAMES = frozenset(
         "marker-landed",
         "rename-recorded",
         "unlink-recorded",
+        "rmdir-recorded",
         "purge-recorded",
         "move-begins",
         "move-visited",
+        "conflict-found",
+        "conflict-recorded",
         "delete-begins",
         "delete-landed",
         "recover-begins",

@@ -168,8 +168,9 @@ class Index:
             raise self._failure(error) from error
         migrate(self._db, path)
         if version is None:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
-            self._execute("INSERT INTO meta VALUES('next_id', 16)")
+            first = "INSERT INTO meta VALUES('next_id', 16);"
+            self._db.executescript(f"BEGIN; {_SCHEMA} {first} PRAGMA user_version={VERSION}; COMMIT;")
+            failpoint("index-created")
 
     # -- transactions ------------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 State, not operations: a node that is due is compared with what `object` says of the keys that its names
 want. What differs is put, copied or given new metadata; a stale key that no name wants is deleted. So
-whatever happened in between, it costs what the difference costs, and a crash loses no order of things.
+whatever happened in between, it costs what the difference costs, and a crash loses no order of things. What
+an upload in parts leaves in the store, its backend notes and removes (backends/s3/unfinished.py).
 
 failpoint          crash when                          leaves                        the next start
 -----------------  ----------------------------------  ----------------------------  -------------------------
+index-created      the index of a new state is made    an index without a root       makes the root
+create-recorded    a new name is recorded              a due node, no object         puts it
 write-staged       bytes are in a layer, not recorded  bytes that no extent names    shows what was recorded
 commit-begins      a change is not committed           the state before it           goes on from there
 commit-done        a change is committed               the state after it            goes on from there
@@ -23,9 +26,12 @@ marker-intended    a marker's intent is recorded       an intent, no marker     
 marker-landed      the marker has landed               a marker, an intent           recognises it, records it
 rename-recorded    a rename is recorded                a stale object, a due node    copies it, deletes that
 unlink-recorded    an unlink is recorded               a stale object, old layers    deletes it, removes them
+rmdir-recorded     an rmdir is recorded                a stale marker                deletes it
 purge-recorded     an unlinked node is forgotten       files of dropped layers       removes them
 move-begins        a moved folder is visited           members that want other keys  visits it from the start
 move-visited       its members are due                 a folder to be visited        visits it again
+conflict-found     somebody was first                  an intent, their object       meets it again
+conflict-recorded  ours has a name beside theirs       a due node of a new name      puts it, tells of it
 delete-begins      a delete is due                     a stale object                deletes it
 delete-landed      the delete has landed               a stale object that is gone   finds nothing, forgets it
 recover-begins     an intent is looked at              the intent                    looks at it

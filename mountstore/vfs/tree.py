@@ -252,6 +252,7 @@ class Tree:
                 parent.nlink += 1
                 self._reclaim(self.marker_of(node.ino))
             self._changed_entries(parent, now)
+        failpoint("create-recorded")
         return node
 
     def _inherited(self, parent: Node, mode: int) -> tuple[int, dict[str, bytes]]:
@@ -316,6 +317,7 @@ class Tree:
         with self._index.transaction():
             self._remove_dir(dentry, node, parent, now)
             self._changed_entries(parent, now)
+        failpoint("rmdir-recorded")
         return node
 
     def _entry(self, parent: Node, name: bytes) -> tuple[Dentry, Node]:

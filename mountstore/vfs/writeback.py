@@ -391,6 +391,7 @@ class Writeback:
 
     async def _conflict(self, node: Node, dentry: Dentry, key: str) -> None:
         """Somebody else was first: theirs keeps the name, ours goes beside it."""
+        failpoint("conflict-found")
         known = self._index.object(key)
         info = await self._answers.head(key, known.etag if known else None)
         if info is not None and known is not None and info.etag == known.etag:
@@ -425,6 +426,7 @@ class Writeback:
                     key,
                     os.fsdecode(name),
                 )
+        failpoint("conflict-recorded")
         self._listing.touch(key)
 
     def _conflict_name(self, dentry: Dentry) -> bytes:

@@ -22,6 +22,7 @@ from tests.vfs.faulty import FaultyStore
 from tests.vfs.mounted import Mounted, running, until
 
 Note = Callable[[object], None]
+THEIRS = b"what somebody else has put"
 
 
 async def carry_out(m: Mounted, step: dict[str, Any]) -> None:
@@ -72,6 +73,16 @@ async def fail_uploads(m: Mounted, model: Model, note: Note) -> None:
         await until(lambda fault=failing: fault.fired)  # type: ignore[misc]
 
 
+async def meet_others(m: Mounted, model: Model, note: Note) -> None:
+    """Have an upload find that somebody else has changed the object."""
+    begin = {"do": "write", "path": "ours", "seed": 1, "size": 1000, "fsync": False}
+    await _noted(m, model, note, begin)
+    await m.drain()
+    m.store.inner.put("ours", THEIRS)
+    await _noted(m, model, note, begin | {"seed": 2})
+    await m.drain()
+
+
 async def _noted(m: Mounted, model: Model, note: Note, step: dict[str, Any]) -> None:
     note(step)
     await carry_out(m, step)
@@ -90,6 +101,8 @@ async def work(args: argparse.Namespace) -> None:
 
         async with running(store, args.state, fsync=args.fsync) as m:
             model = Model(*await look(m))
+            if args.meet_others:
+                await meet_others(m, model, note)
             if args.fail_uploads:
                 await fail_uploads(m, model, note)
             for _ in range(args.steps):
@@ -113,6 +126,7 @@ def main() -> None:
         "--drains", type=float, default=0.15, help="share of steps after which all is uploaded"
     )
     parser.add_argument("--fail-uploads", action="store_true")
+    parser.add_argument("--meet-others", action="store_true")
     trio.run(work, parser.parse_args())
 
 

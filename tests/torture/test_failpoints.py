@@ -18,7 +18,7 @@ from mountstore.registry import open_store
 from mountstore.vfs import failpoints, reconcile
 from tests.mount.cases import make_case
 from tests.mount.writer import Model
-from tests.torture.driver import look
+from tests.torture.driver import THEIRS, look
 from tests.vfs.mounted import running
 from tests.vfs.old_index import make_old
 
@@ -37,6 +37,8 @@ BEFORE = {
     "migrate-recorded": ["put-landed", "write-staged"],
 }
 """Where a first process has to die, so that the next comes to this place."""
+CONFLICTS = ["conflict-found", "conflict-recorded"]
+SELDOM = {"index-created", "rmdir-recorded"}
 OFTEN = {"write-staged", "commit-begins", "commit-done", "put-landed", "put-intended", "delete-landed"}
 
 
@@ -92,14 +94,14 @@ def die(url: str, state: Path, journal: Path, seed: int, place: str, *options: s
 def cases(kind: str) -> list[tuple[str, str, str, int, int]]:
     """(kind of store, name, where a process dies before, at which pass of the place, seed)."""
     out = []
-    for name in sorted(failpoints.NAMES):
+    for name in sorted(failpoints.NAMES.difference(CONFLICTS)):
         for number, before in enumerate(BEFORE.get(name, [""])):
             out.append((kind, name, before, 1, number))
         if kind == "versitygw":
             continue
         if name in OFTEN:
             out += [(kind, name, "", count, count) for count in (7, 23)]
-        elif name not in BEFORE and name not in OPTIONS:
+        elif name not in BEFORE and name not in OPTIONS and name not in SELDOM:
             out.append((kind, name, "", 3, 3))
     return out
 
@@ -143,3 +145,32 @@ async def test_dies_there_and_loses_nothing(
         assert {k: bytes(store.get(k)) for k in store.keys() if not k.endswith("/")} == model.files
         async with running(store, tmp_path / "fresh state") as m:
             model.check(*await look(m))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "versitygw"])
+@pytest.mark.parametrize("name", CONFLICTS)
+async def test_dies_in_a_conflict_and_keeps_both(
+    kind: str, name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(kind, request, tmp_path)
+    for variable, value in case.env.items():
+        monkeypatch.setenv(variable, value)
+    journal, state = tmp_path / "journal", tmp_path / "state"
+    die(case.url, state, journal, 1, name, "--meet-others")
+    model = Model()
+    model.read(journal)
+    with open_store(case.url) as store:
+        async with running(store, state) as m:
+            await m.drain()
+            files, _ = await look(m)
+            assert files.pop("ours") == THEIRS
+            assert list(files.values()) == [model.files["ours"]]
+            (beside,) = files
+            assert beside.startswith("ours.conflict-")
+            assert m.vfs.status().conflicts == [f"/{beside}"]
+        assert {k: bytes(store.get(k)) for k in store.keys()} == {"ours": THEIRS, **files}
+
+
+def test_each_name_is_died_at() -> None:
+    for kind in ("sqlite", "versitygw"):
+        assert {name for _, name, *_ in cases(kind)} | set(CONFLICTS) == failpoints.NAMES
