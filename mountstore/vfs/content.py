@@ -301,6 +301,14 @@ class Content:
                 data if piece.base else _staged(piece) for piece, data in zip(pieces, parts, strict=True)
             )
 
+    def remembers_base(self, node: Node) -> bool:
+        """Whether all of the base is in memory."""
+        size = self.base_size(node)
+        return all(
+            self.blocks.cached(node.base_cid, start, min(start + BLOCK, size)) is not None
+            for start in range(0, size, BLOCK)
+        )
+
     def abandon_base(self, node: Node) -> bool:
         """The base is gone from the store: keep what is still in memory of it; True if that is all.
 

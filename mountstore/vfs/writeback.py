@@ -182,7 +182,14 @@ class Writeback:
         with self._index.transaction():
             self._index.drop_intents(key)
             path = self._tree.path_of(node.ino)
-            if not self._content.abandon_base(node):
+            if node.is_clean and not self._content.remembers_base(node):
+                # Nothing was written here; zeros in its place would be nobody's.
+                log.error(
+                    "%r: others replaced the object before it was moved here: its content is gone", path
+                )
+                for dentry in self._index.links(node.ino):
+                    self._tree.disown(dentry, node)
+            elif not self._content.abandon_base(node):
                 log.error(
                     "%r: others replaced the object while this file was changed in part; what was written"
                     " here is kept, what was not written here is gone from the store and reads as zeros",

@@ -516,6 +516,26 @@ async def test_attributes_do_not_outlive_the_object_that_had_them(
             assert stat.S_ISREG(here.mode)
 
 
+@pytest.mark.parametrize("read", [False, True])
+async def test_moved_while_somebody_replaces_it(store: DictStore, state: Path, read: bool) -> None:
+    """The store has the old content no more: it is kept if it was read here, else gone; never zeros."""
+    async with running(store, state, ttl_s=0) as m:
+        await m.write_file("a", b"known to both")
+    async with running(store, state, ttl_s=0) as m:
+        if read:
+            await m.read_file("a")
+        gate = m.store.add("gate", "copy")
+        await m.rename("a", "b")
+        await until(gate.arrived.is_set)
+        store.put("a", b"theirs")
+        assert await m.listdir() == ["a", "b"]
+        gate.open()
+        await m.drain()
+        tree = await m.tree()
+        assert tree == {"a": b"theirs"} | ({"b": b"known to both"} if read else {})
+    assert contents(store) == tree
+
+
 async def test_a_directory_marker_that_is_not_ours_is_kept(store: DictStore, state: Path) -> None:
     store.put("d/", b"content of somebody")
     async with running(store, state) as m:
