@@ -1,8 +1,12 @@
-"""Two mounts and a direct client change the same names at random: whoever loses is kept, and told of."""
+"""Two mounts and a direct client change the same names at random: whoever loses is kept, and told of.
+
+`OTHERS_EXAMPLES` and `OTHERS_STEPS` in the environment make it look harder.
+"""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import time
@@ -10,30 +14,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.faults.conftest import SEED, Bench
+from tests.faults.conftest import Bench
 from tests.mount.cases import LONG
 from tests.mount.mounting import Mount
 
-NAMES = [f"n{number}" for number in range(4)]
-STEPS = 300 if LONG else 50
-SEEDS = range(SEED, SEED + (20 if LONG else 2))
+EXAMPLES = int(os.environ.get("OTHERS_EXAMPLES", "40" if LONG else "2"))
+STEPS = int(os.environ.get("OTHERS_STEPS", "100" if LONG else "30"))
+FIRST = 4096  # bytes that a reader takes at once; the rest later
+names = st.sampled_from([f"n{number}" for number in range(4)])
+sizes = st.sampled_from([0, 100, 50_000, 600_000])
+either = st.integers(0, 1)
 
 
 @dataclass
 class History:
     """Each update has a content of its own; those in `replaced` were read by who wrote in their place."""
 
-    chance: random.Random
     contents: dict[int, bytes] = field(default_factory=dict)
-
     replaced: set[int] = field(default_factory=set)
 
-    def update(self) -> tuple[int, bytes]:
+    def update(self, size: int) -> tuple[int, bytes]:
         """A content that nobody has written yet."""
         number = len(self.contents) + 1
-        self.contents[number] = b"%d\n" % number + self.chance.randbytes(self.chance.choice([0, 100, 50_000]))
+        self.contents[number] = b"%d\n" % number + random.Random(number).randbytes(size)
         return number, self.contents[number]
 
     def number(self, data: bytes) -> int:
@@ -43,90 +50,204 @@ class History:
         return number
 
 
-def write_in_mount(path: Path, history: History) -> None:
-    """Replace what is there, having read it through the same handle; or create."""
-    _, data = history.update()
-    while True:
-        try:
-            with open(path, "r+b", buffering=0) as file:
-                known = history.number(file.read())
-                file.truncate(0)
-                file.seek(0)
-                file.write(data)
-        except FileNotFoundError:
+@dataclass
+class Reader:
+    """A file that was opened and of which the beginning was read."""
+
+    fd: int
+    path: Path
+    began: bytes
+    writes: int  # through this mount, to any name, so far
+
+
+class Others(RuleBasedStateMachine):
+    """Each example has a directory of its own in the same two mounts."""
+
+    def __init__(self, bench: Bench, mounts: list[Mount], folder: str, copies: list[str]) -> None:
+        super().__init__()
+        self.bench = bench
+        self.mounts = mounts
+        self.folder = folder
+        self.all_copies = copies
+        self.history = History()
+        self.readers: list[Reader] = []
+        self.writes = [0, 0]
+        self.moved: list[str] = []
+        for mount in mounts:
+            (mount.root / folder).mkdir(exist_ok=True)
+
+    def at(self, which: int, name: str) -> Path:
+        return self.mounts[which].root / self.folder / name
+
+    # -- in the mounts -----------------------------------------------------------------------------
+
+    @rule(which=either, name=names, size=sizes)
+    def write(self, which: int, name: str, size: int) -> None:
+        """Replace what is there, having read it through the same handle; or create."""
+        path, (_, data) = self.at(which, name), self.history.update(size)
+        self.writes[which] += 1
+        while True:
             try:
-                with open(path, "xb", buffering=0) as file:
+                with open(path, "r+b", buffering=0) as file:
+                    known = self.history.number(file.readall())
+                    file.truncate(0)
+                    file.seek(0)
                     file.write(data)
-            except FileExistsError:
+            except FileNotFoundError:
+                try:
+                    with open(path, "xb", buffering=0) as file:
+                        file.write(data)
+                except FileExistsError:
+                    continue
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
                 continue
+            else:
+                self.history.replaced.add(known)
+            return
+
+    @rule(which=either, name=names)
+    def move(self, which: int, name: str) -> None:
+        """Out of the way, whatever it is by now."""
+        new = f"moved{len(self.moved)}"
+        try:
+            os.rename(self.at(which, name), self.at(which, new))
+        except FileNotFoundError:
+            return
+        self.writes[which] += 1
+        self.moved.append(new)
+
+    @precondition(lambda self: len(self.readers) < 4)
+    @rule(which=either, name=names)
+    def begin_reading(self, which: int, name: str) -> None:
+        path = self.at(which, name)
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            self.readers.append(Reader(fd, path, os.pread(fd, FIRST, 0), self.writes[which]))
+        except OSError as error:
+            os.close(fd)
+            if error.errno != errno.ESTALE:
+                raise
+
+    @precondition(lambda self: self.readers)
+    @rule(which=st.integers(0, 3))
+    def read_on(self, which: int) -> None:
+        """One version from open to close, unless somebody wrote through this mount; or ESTALE."""
+        reader = self.readers.pop(which % len(self.readers))
+        try:
+            rest = b"".join(iter(lambda: self._next(reader), b""))
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-            continue
-        else:
-            history.replaced.add(known)
-        return
+            return
+        finally:
+            os.close(reader.fd)
+        mount = next(i for i in (0, 1) if reader.path.is_relative_to(self.mounts[i].root))
+        if self.writes[mount] == reader.writes:
+            self.history.number(reader.began + rest)
+
+    @staticmethod
+    def _next(reader: Reader) -> bytes:
+        if not os.lseek(reader.fd, 0, os.SEEK_CUR):
+            os.lseek(reader.fd, len(reader.began), os.SEEK_SET)
+        return os.read(reader.fd, 65536)
+
+    @rule(which=either)
+    def sync(self, which: int) -> None:
+        self.mounts[which].sync()
+
+    # -- around them -------------------------------------------------------------------------------
+
+    @rule(name=names, size=sizes, remove=st.integers(0, 4).map(lambda n: n == 0))
+    def change_directly(self, name: str, size: int, remove: bool) -> None:
+        """Put or delete on condition that nobody was faster, as a well-behaved client does."""
+        client: Any = self.bench.case.client
+        place = {"Bucket": self.bench.case.bucket, "Key": f"{self.folder}/{name}"}
+        while True:
+            try:
+                known = client.get_object(**place)
+                condition = {"IfMatch": known["ETag"]}
+                seen = self.history.number(known["Body"].read())
+            except client.exceptions.NoSuchKey:
+                condition, seen = {"IfNoneMatch": "*"}, None
+            if remove and seen is None:
+                return
+            try:
+                if remove:
+                    client.delete_object(**place, **condition)
+                else:
+                    _, data = self.history.update(size)
+                    client.put_object(**place, Body=data, **condition)
+            except client.exceptions.ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
+                    raise
+                if not remove:
+                    self.history.replaced.add(len(self.history.contents))  # it was never written
+                continue
+            if seen is not None:
+                self.history.replaced.add(seen)
+            return
+
+    @rule(seconds=st.sampled_from([0.02, 0.1, 0.3]))
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)  # so that uploads and listings come in between, or do not
+
+    # -- in the end --------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        while self.readers:
+            self.read_on(0)
+        for mount in [*self.mounts, *self.mounts]:
+            mount.sync()
+        inside = f"{self.folder}/"
+        found = {
+            key.removeprefix(inside): data
+            for key, data in self.bench.files().items()
+            if key.startswith(inside)
+        }
+        here = [self.history.number(data) for data in found.values()]
+        assert len(here) == len(set(here)), f"an update is there twice: {sorted(here)}"
+        gone = set(self.history.contents) - set(here) - self.history.replaced
+        assert not gone, f"updates {sorted(gone)} have vanished, nobody had read them"
+        copies = {key for key in found if ".conflict-" in key}
+        assert set(found) - copies <= {f"n{number}" for number in range(4)} | set(self.moved)
+        told = {path for mount in self.mounts for path in mount.status()["conflicts"]}
+        assert copies == {path.removeprefix(f"/{inside}") for path in told if path.startswith(f"/{inside}")}
+        self.all_copies += copies
 
 
-def change_directly(bench: Bench, key: str, history: History) -> None:
-    """Put or delete on condition that nobody was faster, as a well-behaved client does."""
-    client: Any = bench.case.client
-    number, data = history.update()
-    while True:
-        try:
-            known = client.get_object(Bucket=bench.case.bucket, Key=key)
-            condition = {"IfMatch": known["ETag"]}
-            seen = history.number(known["Body"].read())
-        except client.exceptions.NoSuchKey:
-            condition, seen = {"IfNoneMatch": "*"}, None
-        try:
-            if seen is not None and history.chance.random() < 0.2:
-                client.delete_object(Bucket=bench.case.bucket, Key=key, **condition)
-                history.replaced.add(number)  # it was never written
-            else:
-                client.put_object(Bucket=bench.case.bucket, Key=key, Body=data, **condition)
-        except client.exceptions.ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
-                raise
-            continue
-        if seen is not None:
-            history.replaced.add(seen)
-        return
-
-
-def settle(mounts: list[Mount]) -> None:
-    for mount in mounts:
-        mount.sync()
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_update_vanishes(seed: int, bench: Bench) -> None:
+def test_no_update_vanishes(bench: Bench) -> None:
     """Each update is in the store at the end, unless somebody who had read it wrote something else."""
-    history = History(random.Random(seed))
     mounts = [bench.mount("--ttl", "0.3", name=name) for name in ("one", "two")]
-    for _ in range(STEPS):
-        who, name = history.chance.randrange(5), history.chance.choice(NAMES)
-        if who == 4:
-            change_directly(bench, name, history)
-        else:
-            write_in_mount(mounts[who % 2].root / name, history)
-        if history.chance.random() < 0.05:
-            mounts[history.chance.randrange(2)].sync()
-        time.sleep(history.chance.choice([0, 0, 0.02, 0.1, 0.3]))
-    settle(mounts)
-    settle(mounts)
-    found = bench.files()
-    here = [history.number(data) for data in found.values()]
-    assert len(here) == len(set(here)), f"an update is there twice: {sorted(here)}"
-    gone = set(history.contents) - set(here) - history.replaced
-    assert not gone, f"updates {sorted(gone)} have vanished, nobody had read them"
-    copies = {key for key in found if ".conflict-" in key}
+    numbers = itertools.count()
+    copies: list[str] = []
+
+    class HereAndNow(Others):
+        def __init__(self) -> None:
+            super().__init__(bench, mounts, f"example{next(numbers)}", copies)
+
+    run_state_machine_as_test(
+        HereAndNow,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize="OTHERS_EXAMPLES" not in os.environ,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        ),
+    )
     assert copies, "nobody was in anybody's way: this shows nothing"
-    assert set(found) - copies <= set(NAMES)
-    told = {path.lstrip("/") for mount in mounts for path in mount.status()["conflicts"]}
-    assert copies == told
     for mount in mounts:
         mount.umount()
+    found = bench.files()
     mounts[0].remount(fresh_state=True)
-    names = os.listdir(mounts[0].root)
-    assert {name: (mounts[0].root / name).read_bytes() for name in names} == found
+    root = mounts[0].root
+    assert {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    } == found
