@@ -77,6 +77,8 @@ class Writeback:
                 raise Blocked  # above it a directory has moved that is still to be visited
             if key in self._busy.unsettled:
                 await self._answers.recover(key)
+                if self._gone_or_moved(node, dentry, key):
+                    return  # what is stale by now has to stay so
             known = self._index.object(key)
             if known is not None and known.cid == node.cid and known.mid == node.mid:
                 if known.stale:

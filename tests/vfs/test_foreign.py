@@ -14,6 +14,7 @@ import trio
 
 from mountstore.backends.memory import DictStore
 from mountstore.errors import Unavailable
+from mountstore.vfs import reconcile
 from tests.vfs.faulty import FaultyStore
 from tests.vfs.mounted import Mounted, contents, running, until
 
@@ -534,6 +535,25 @@ async def test_moved_while_somebody_replaces_it(store: DictStore, state: Path, r
         tree = await m.tree()
         assert tree == {"a": b"theirs"} | ({"b": b"known to both"} if read else {})
     assert contents(store) == tree
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+async def test_removed_while_it_is_asked_what_became_of_a_request(
+    store: DictStore, state: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_BACKOFF_S", (0.002,))
+    key = "f" if kind == "file" else "f/"
+    async with running(store, state) as m:
+        await (m.write_file("f", b"x") if kind == "file" else m.mkdir("f"))
+        await m.drain()
+        lost = m.store.add("lose", "put copy", key)
+        gate = m.store.add("gate", "head", key)
+        await m.chmod("f", 0o700)
+        await until(lambda: lost.fired and gate.arrived.is_set())
+        await (m.unlink("f") if kind == "file" else m.rmdir("f"))
+        gate.open()
+        await m.drain()
+    assert contents(store) == {}
 
 
 async def test_a_directory_marker_that_is_not_ours_is_kept(store: DictStore, state: Path) -> None:
