@@ -192,6 +192,13 @@ class Others(RuleBasedStateMachine):
                 self.history.replaced.add(seen)
             return
 
+    @rule(name=names, size=sizes)
+    def race(self, name: str, size: int) -> None:
+        """All three at once, or nearly so."""
+        self.write(0, name, size)
+        self.write(1, name, size)
+        self.change_directly(name, size, False)
+
     @rule(seconds=st.sampled_from([0.02, 0.1, 0.3]))
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)  # so that uploads and listings come in between, or do not
