@@ -14,8 +14,9 @@ from mountstore.store import Data, ObjectInfo
 from mountstore.vfs import reconcile
 from mountstore.vfs.places import DEEP
 from mountstore.vfs.rows import Node
+from tests.vfs.drivers import VfsDriver
 from tests.vfs.mounted import Mounted, running
-from tests.vfs.test_machine import Both, paths
+from tests.vfs.test_machine import Both
 
 KEY_BYTES = 84
 LENGTH = 30
@@ -59,25 +60,22 @@ class Short(Both):
     def start(self, state: Path) -> None:
         super().start(state)
         self.m = LongNames(self.m.vfs, self.m.store, self.m.state_dir)
+        self.ours = VfsDriver(self.portal, self.m)
 
     @rule()
     def drain(self) -> None:
-        self.open_gates()
-        self.portal.call(self.m.drain)
-        status = self.m.vfs.status()
-        assert status.conflicts == []
-        assert status.pending_count == 0
+        self.before_waiting()
+        self.upload()
         # One object each, and nothing besides.
         assert len(list(self.store.keys())) == len(self.paths())
 
-    @rule(path=paths)
-    def fsync(self, path: str) -> None:
-        if self._is_file(path):
-            self.open_gates()
-            self.both(lambda: self.m.fsync(path), lambda: None)
+    def fsync_is_remote(self) -> bool:
+        """Where a file is kept is not for the model to know."""
+        return False
 
-    def foreign(self, path: str, data: bytes, remove: bool) -> None:
+    def sees_others(self) -> bool:
         """Nobody else is here."""
+        return False
 
 
 Short.TestCase.settings = Both.TestCase.settings
