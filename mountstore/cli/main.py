@@ -32,7 +32,9 @@ COMMANDS = {
     "cp": ("mountstore.cli.transfers:cp", "Copy objects to another key or store."),
     "mirror": ("mountstore.cli.transfers:mirror", "Make the objects of one store those of another."),
     "repair": ("mountstore.cli.transfers:repair", "Make the children of a fan-out the same again."),
+    "serve": ("mountstore.cli.serve:serve", "Serve a store to others, by REST."),
 }
+BORGSTORE_PROGRAM = "borgstore-server-rest"
 
 
 class LazyGroup(click.Group):
@@ -93,11 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     try:
-        # Not cli.main(): it would take a broken pipe for success.
-        with cli.make_context(
-            "mountstore", list(sys.argv[1:] if arguments is None else arguments)
-        ) as context:
-            cli.invoke(context)
+        name, command = _called()
+        # Not main() of it: that would take a broken pipe for success.
+        with command.make_context(name, list(sys.argv[1:] if arguments is None else arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as asked:
         return asked.exit_code
@@ -122,6 +123,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return _report(error)
     return 0
+
+
+def _called() -> tuple[str, click.Command]:
+    """The command that this program is, by the name that it was called by (a link may have another)."""
+    if os.path.basename(sys.argv[0]) == BORGSTORE_PROGRAM:
+        from mountstore.cli.serve import borgstore_server_rest
+
+        return BORGSTORE_PROGRAM, borgstore_server_rest
+    return "mountstore", cli
 
 
 def _report(error: BaseException) -> int:
