@@ -89,6 +89,8 @@ class Conversation:
             try:
                 head = parse_head(text, connection.limits, host=_STAND_IN_HOST if self.is_pipe else None)
                 body = body_of(connection, head)
+                if head.fault is not None:
+                    raise head.fault
                 response = self._answer(head, body)
             except Refused as refused:
                 response = _refusal(refused)

@@ -18,7 +18,7 @@ from mountstore.server.limits import Limits
 
 _ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%2[Ff]|%5[Cc]|%[01][0-9A-Fa-f]|%7[Ff]|%[89A-Fa-f][0-9A-Fa-f]")
-_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:([^\r]*)", re.IGNORECASE)
 _CODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 _HOST = re.compile(rb"\r\nhost[ \t]*:", re.IGNORECASE)
 
@@ -52,6 +52,7 @@ class Head:
     keeps_alive: bool
     expects_continue: bool
     parser: h11.Connection  # goes on with the chunks
+    fault: Refused | None = None  # of the target: the message is clear, what it asks for is not
 
 
 def has_bad_line_end(head: bytes | bytearray) -> bool:
@@ -75,12 +76,18 @@ def parse_head(head: bytes, limits: Limits, *, host: bytes | None = None) -> Hea
         raise Refused(error.error_status_hint, f"not HTTP: {error}", closes=True) from None
     if not isinstance(request, h11.Request):
         raise Refused(400, "not a whole request", closes=True)
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise Refused(505, "the versions are HTTP/1.0 and HTTP/1.1", closes=True)
     headers: dict[bytes, bytes] = {}
     for key, value in request.headers:
         headers[key] = headers[key] + b", " + value if key in headers else value
     length, has_body = _framing(headers, request.http_version)
     target = request.target.decode("ascii")
-    name, is_folder, query = _read_target(target)
+    name, is_folder, query, fault = "", False, cast(dict[str, str], {}), None
+    try:
+        name, is_folder, query = _read_target(target)
+    except Refused as refused:
+        fault = refused
     connection = {word.strip() for word in headers.get(b"connection", b"").lower().split(b",")}
     return Head(
         method=request.method.decode("ascii"),
@@ -94,6 +101,7 @@ def parse_head(head: bytes, limits: Limits, *, host: bytes | None = None) -> Hea
         expects_continue=headers.get(b"expect", b"").lower() == b"100-continue"
         and request.http_version == b"1.1",
         parser=parser,
+        fault=fault,
     )
 
 
@@ -104,7 +112,9 @@ def _check_lines(head: bytes, limits: Limits) -> None:
         raise Refused(400, "a header is one line", closes=True)
     if head.find(b"\r\n") > limits.target_bytes:
         raise Refused(414, "the target is too long", closes=True)
-    if len(_LENGTH.findall(head)) > 1 or len(_CODING.findall(head)) > 1:
+    lengths = _LENGTH.findall(head)
+    # h11 would take "5, 5" for 5.
+    if len(lengths) > 1 or (lengths and b"," in lengths[0]) or len(_CODING.findall(head)) > 1:
         raise Refused(400, "a message has one length", closes=True)
 
 
