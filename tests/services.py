@@ -136,6 +136,14 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return certificate_file, key_file
 
 
+def wait_until(probe: Callable[[], bool]) -> None:
+    """Return when `probe` says so."""
+    deadline = time.monotonic() + START_DEADLINE_S
+    while not probe():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
 def _found(name: str) -> str:
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is None:
