@@ -249,3 +249,33 @@ def test_wrong_arguments_of_stores(work: Path, arguments: list[str], said: str) 
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_rest_is_measured_for_both_servers_and_both_clients(tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    words = [
+        str(PROJECT / "scripts" / "bench"),
+        "rest",
+        "--short",
+        "--work",
+        str(tmp_path),
+        "--json",
+        str(told),
+    ]
+    done = subprocess.run(
+        words,
+        env=os.environ | {"MOUNTSTORE_VENV": sys.prefix},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rates = json.loads(told.read_text())["rates"]
+    assert set(rates) == {"lean", "borgstore"}
+    for rows_of in rates.values():
+        assert len(rows_of) == 8
+        assert all(min(values) > 0 for row in rows_of.values() for values in row.values())
+        assert all(set(row) == {"mountstore", "borgstore"} for row in rows_of.values())
+    assert "| GET 1 KiB, 32 at a time (/s) |" in done.stdout

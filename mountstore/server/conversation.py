@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 TEXT = "text/plain; charset=utf-8"
 
-_STAY_S = 0.002  # a thread waits this long for the next request before it hands the connection back
+_STAY_S = 0.1  # a thread waits this long for the next request before it hands the connection back
 _STAND_IN_HOST = b"localhost"
 _COUNTED = frozenset(("GET", "HEAD", "POST", "DELETE"))
 

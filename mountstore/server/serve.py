@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _TAKEN_AWAY_S = 2.0  # for threads to notice that their connection was
 _ACCEPT_AGAIN_S = 0.1
+_LOOKS, _LOOK_AGAIN_S = 10, 0.05  # for room, before a connection is refused
 
 
 class HttpServer:
@@ -84,7 +85,7 @@ class HttpServer:
                 log.error("cannot accept a connection: %s", error.strerror)
                 await trio.sleep(_ACCEPT_AGAIN_S)
                 continue
-            if len(self._open) >= self._limits.connections and not self._make_room():
+            if not await self._has_room():
                 log.warning("refused a connection: %d are open, and none is idle", len(self._open))
                 sock.close()
                 continue
@@ -97,6 +98,14 @@ class HttpServer:
             self._open[conversation] = trio.CancelScope()
             self._metrics.connected(1)
             conversations.start_soon(self._converse, conversation, transport)
+
+    async def _has_room(self) -> bool:
+        """Whether one more may come in; for this, one that is idle may have to go."""
+        for _ in range(_LOOKS):  # what was served a moment ago is idle a moment later
+            if len(self._open) < self._limits.connections or self._make_room():
+                return True
+            await trio.sleep(_LOOK_AGAIN_S)
+        return False
 
     def _make_room(self) -> bool:
         for conversation, idle in self._open.items():

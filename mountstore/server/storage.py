@@ -34,12 +34,9 @@ class Storage:
     @contextlib.contextmanager
     def used(self) -> Iterator[NamespaceBackend]:
         """The backend, open. Raises BackendDoesNotExist."""
-        if not self._backend.opened or not self._is_current():
+        while not self._enter():
             with self._alone():
                 self._reopen()
-        with self._changed:
-            self._wait_for_turn()
-            self._users += 1
         try:
             yield self._backend
         finally:
@@ -64,6 +61,15 @@ class Storage:
         """For the end, when nobody uses it."""
         with self._alone():
             self._close()
+
+    def _enter(self) -> bool:
+        is_current = self._is_current()
+        with self._changed:
+            self._wait_for_turn()
+            if not (is_current and self._backend.opened):
+                return False
+            self._users += 1
+            return True
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import sys
 
-from scripts.benchmarks import cli
+from scripts.benchmarks import cli, rest
 from scripts.benchmarks.stores import cli as stores
 
+OTHERS = {"stores": stores.main, "rest": rest.main}
+
 if __name__ == "__main__":
-    sys.exit(stores.main(sys.argv[2:]) if sys.argv[1:2] == ["stores"] else cli.main())
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    sys.exit(OTHERS[word](sys.argv[2:]) if word in OTHERS else cli.main())

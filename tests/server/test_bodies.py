@@ -363,8 +363,10 @@ def test_silent_clients_leave_room_for_others(tmp_path: Path) -> None:
 
 def test_more_busy_clients_than_allowed_are_turned_away(tmp_path: Path) -> None:
     with serving("memory:", tmp_path, "--max-connections", "2") as served:
-        busy = [served.connect() for _ in range(2)]
-        for client in busy:
+        busy = []
+        for _ in range(2):
+            client = served.connect()
+            busy.append(client)
             client.send(client.head("POST", "/data/x", "Expect: 100-continue", "Content-Length: 5"))
             assert client.answer().status == 100
         with served.connect() as third:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import services
 from tests.server.serving import MEDIA_TYPE, Served, serving
 
 
@@ -88,7 +89,7 @@ def test_names_are_percent_decoded(served: Served, namespace: str) -> None:
     assert entry["name"] == "100%~"
 
 
-@pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "PROPFIND"])
 def test_other_methods_are_told_which_there_are(served: Served, method: str) -> None:
     answer = served.ask(method, "/config/x")
     assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, HEAD, POST")
@@ -447,3 +448,14 @@ def test_metrics_are_for_those_who_may_come_in(tmp_path: Path) -> None:
         served.authorization = ""
         assert served.ask("GET", "/METRICS", accept="").status == 401
         assert served.ask("GET", "/HEALTH", accept="").status == 200
+
+
+def test_a_store_that_is_away_is_unavailable_not_gone(tmp_path: Path) -> None:
+    with services.redis_server() as redis:
+        url = f"redis://127.0.0.1:{redis.port}/0"
+        with serving(url, tmp_path) as served, served.connect() as client:
+            assert client.ask("POST", "/data/x", body=b"1").status == 200
+            redis.end()
+            answer = client.ask("GET", "/data/x")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert client.ask("GET", "/HEALTH").status == 200
