@@ -154,8 +154,9 @@ def test_a_body_may_be_too_long_for_the_server(tmp_path: Path, store_url: str) -
 # -- large ones -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
-def test_memory_stays_bounded(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "most"), [("file", 32 << 20), ("sqlite", 96 << 20)])
+def test_memory_stays_bounded(tmp_path: Path, kind: str, most: int) -> None:
+    """SQLite has 8 MiB of cache for each of its connections; either is the same for larger bodies."""
     store = {"file": f"file://{tmp_path}/store", "sqlite": f"sqlite:{tmp_path}/db"}[kind]
     block = os.urandom(1 << 20)
     share = 32 << 20
@@ -178,7 +179,7 @@ def test_memory_stays_bounded(tmp_path: Path, kind: str) -> None:
         pieces = json.dumps([[f"data/{number}", 0, share] for number in range(4)]).encode()
         assert served.ask("POST", "/?cmd=defrag&target=data/all", body=pieces).status == 200
         assert served.ask("HEAD", "/data/all").headers["content-length"] == str(4 * share)
-        assert served.memory_bytes() - before < 4 * share / 2
+        assert served.memory_bytes() - before < most
 
 
 def test_one_connection_does_not_hold_up_another(served: Served, namespace: str) -> None:
