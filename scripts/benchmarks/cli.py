@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="bench",
         description="Time everyday work on a mountstore mount, on other mounts of the same store and on the "
         "raw store client, in one run. Exits with 1 when work comes out wrong, never because of a time.",
-        epilog="`bench stores` times the stores by themselves, `bench rest` the REST server (each has --help). "
+        epilog="`bench stores` times the stores by themselves, `bench rest` the server (each has --help). "
         "As root the page cache is dropped as a whole; other users measure cold rows less coldly.",
     )
     add = parser.add_argument

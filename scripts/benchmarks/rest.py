@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from scripts.benchmarks.rows import KIB, MIB
 
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--work", type=Path, metavar="FOLDER", help="where both stores lie [/dev/shm]")
     add("--json", type=Path, metavar="FILE", help="write everything there too")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _ended)
     sizes = (KIB, MIB) if given.short else (KIB, 64 * MIB)
     rows = [Row(verb, size, n) for size in sizes for verb in ("PUT", "GET") for n in (1, 32)]
     rounds = given.rounds or (1 if given.short else 7)
@@ -177,6 +179,10 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         given.json.write_text(json.dumps({"cpus": os.cpu_count(), "rounds": rounds, "rates": told}, indent=1))
     return 0
+
+
+def _ended(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _measure(
