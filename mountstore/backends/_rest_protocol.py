@@ -16,7 +16,7 @@ change paths that hold `//`, `..` or `%2F`. An object of key `a/b` and an item o
 
 | request | success |
 |---|---|
-| `HEAD /?cmd=object&key=K` | 200, info headers; no Content-Length of the object (`X-Mountstore-Size` tells it) |
+| `HEAD /?cmd=object&key=K` | 200, info headers |
 | `GET /?cmd=object&key=K[&start=A][&stop=B]`, `If-Match` | 200, bytes [A, B) of one version, info headers |
 | `PUT /?cmd=object&key=K`, body, `If-Match` or `If-None-Match: *` | 200, info as JSON |
 | `DELETE /?cmd=object&key=K[&missing_ok=1]`, `If-Match` | 200 |
@@ -28,16 +28,17 @@ change paths that hold `//`, `..` or `%2F`. An object of key `a/b` and an item o
 | `POST /?cmd=head-many`, JSON list of keys | 200, JSON list of infos, without those that are not there |
 | `POST /?cmd=usage&prefix=P` | 200, JSON [objects, bytes] |
 
-- Info headers: `X-Mountstore-Size`, `X-Mountstore-Mtime-Ns` (a whole number), `X-Mountstore-Metadata`, `ETag`.
+- Info headers: `X-Mountstore-Size`, `X-Mountstore-Mtime-Ns` (whole numbers), `X-Mountstore-Metadata`, `ETag`.
 - An etag is one quoted string, `"TEXT"` with what is not a letter, digit or one of `-._~` percent-encoded.
   `If-Match` holds exactly one of these. A condition that the store cannot keep is an error, never dropped.
-- `X-Mountstore-Metadata`, in requests and answers, is the base64url of a JSON object of strings. A PUT without
-  it gives the object none; a copy without it keeps the source's. `metadata` needs it.
-- Info as JSON is {"key", "size", "mtime_ns", "etag", "metadata"}; a page is {"objects": [[key, size, mtime_ns,
-  etag or null], ...], "prefixes": [...], "after": key or null}. A server may give fewer than `limit`, with
-  `after` to go on from.
+- `X-Mountstore-Metadata`, in requests and answers, is the base64url of a JSON object of strings. A PUT
+  without it gives the object none; a copy without it keeps the source's. `metadata` needs it.
+- Info as JSON is {"key", "size", "mtime_ns", "etag", "metadata"}; a page is {"objects": [[key, size,
+  mtime_ns, etag or null], ...], "prefixes": [...], "after": key or null}. A server may give fewer than
+  `limit`, with `after` to go on from.
 - `start` and `stop` are whole numbers as `ObjectStore.get` takes them; 416 where that raises InvalidRange.
-- The body of a PUT has a Content-Length or is chunked; `X-Content-hash-sha256` is checked as in version 1 (422).
+- The body of a PUT has a Content-Length or is chunked; `X-Content-hash-sha256` is checked as in version 1
+  (422).
 - Errors are a status of `STATUS_OF`, `X-Mountstore-Error` with the name of the class, and one line of text
   that holds no secret. 401 asks for a password, 406 refuses the Accept header.
 """
