@@ -32,6 +32,7 @@ _MODULES = {
     "HashdirStore": "mountstore.backends.hashdir",
     "HttpStore": "mountstore.backends.http",
     "RedisStore": "mountstore.backends.redis",
+    "SftpStore": "mountstore.backends.sftp",
     "SqliteStore": "mountstore.backends.sqlite",
     "ZipStore": "mountstore.backends.zip",
 }

@@ -65,9 +65,9 @@ def redis_server(*options: str) -> Iterator[Service]:
     def command(port: int, folder: Path) -> list[str]:
         given = [str(port) if option == "PORT" else option for option in options]
         plain = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
-        return [_found("redis-server"), *plain, "--save", "", "--daemonize", "no", *given]
+        return [found("redis-server"), *plain, "--save", "", "--daemonize", "no", *given]
 
-    with _running("redis-server", command) as service:
+    with running("redis-server", command) as service:
         yield service
 
 
@@ -88,7 +88,7 @@ def nginx(servers: Callable[[int, Path], str]) -> Iterator[Service]:
             f"{servers(port, folder)}\n}}\n"
         )
         return [
-            _found("nginx"),
+            found("nginx"),
             "-p",
             str(folder),
             "-e",
@@ -97,7 +97,7 @@ def nginx(servers: Callable[[int, Path], str]) -> Iterator[Service]:
             str(folder / "nginx.conf"),
         ]
 
-    with _running("nginx", command) as service:
+    with running("nginx", command) as service:
         yield service
 
 
@@ -144,16 +144,16 @@ def wait_until(probe: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def _found(name: str) -> str:
+def found(name: str) -> str:
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is None:
-        package = {"nginx": "nginx-light"}.get(name, name)
+        package = {"nginx": "nginx-light", "sshd": "openssh-server"}.get(name, name)
         raise RuntimeError(f"{name} is not installed; run: apt-get install --no-install-recommends {package}")
     return found
 
 
 @contextlib.contextmanager
-def _running(name: str, command: Callable[[int, Path], Sequence[str]]) -> Iterator[Service]:
+def running(name: str, command: Callable[[int, Path], Sequence[str]]) -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix=f"mountstore-{name}-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         service: Service | None = None

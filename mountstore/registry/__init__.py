@@ -19,6 +19,8 @@
     https://host:port/path     what a web server has below a URL, to be read only, with ?listing=nginx
                                where its autoindex_format is json, and ?ca=FILE; https://user@host, and
                                the password in MOUNTSTORE_HTTP_PASSWORD
+    sftp://user@host:port/path a directory of another machine, by its ssh, with ?durable=true; /path starts
+                               at the home folder, //path at the root
 
 Rules of reading:
 
@@ -48,7 +50,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mountstore.errors import BadUrl
-from mountstore.registry import factories
+from mountstore.registry import factories, remote
 from mountstore.registry.urls import SCHEME, Url, parse, quote_path, redact, write_query
 
 if TYPE_CHECKING:
@@ -150,6 +152,8 @@ def canonical(url: str) -> str:
         return factories.redis_canonical(parsed)
     if parsed.scheme in ("http", "https"):
         return factories.http_address(parsed)
+    if parsed.scheme == "sftp":
+        return remote.sftp_canonical(parsed)
     user = f"{parsed.username}@" if parsed.username else ""
     where = "" if parsed.netloc is None else f"//{user}{(parsed.host or '').lower()}"
     port = f":{parsed.port}" if parsed.port else ""
@@ -341,4 +345,5 @@ _BUILT_IN: dict[str, Factory] = {
     "rediss": factories.open_redis,
     "http": factories.open_http,
     "https": factories.open_http,
+    "sftp": remote.open_sftp,
 }
