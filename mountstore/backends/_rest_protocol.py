@@ -11,8 +11,9 @@ pages of a listing. A client asks for it once:
                    501; any answer without that header means version 1 alone.
 
 All further requests are of the path of the store (`/`, or where a proxy has put it) and carry the same
-Accept and Authorization; keys are the parameter `key`, percent-encoded UTF-8, never the path, for proxies
-change paths that hold `//`, `..` or `%2F`. An object of key `a/b` and an item of name `a/b` are the same.
+Accept and Authorization. Keys never stand in the path, for proxies change paths that hold `//`, `..` or
+`%2F`: one is the parameter `key`, percent-encoded UTF-8; more of them are in a JSON object that is the body.
+An object of key `a/b` and an item of name `a/b` are the same.
 
 | request | success |
 |---|---|
@@ -20,19 +21,19 @@ change paths that hold `//`, `..` or `%2F`. An object of key `a/b` and an item o
 | `GET /?cmd=object&key=K[&start=A][&stop=B]`, `If-Match` | 200, bytes [A, B) of one version, info headers |
 | `PUT /?cmd=object&key=K`, body, `If-Match` or `If-None-Match: *` | 200, info as JSON |
 | `DELETE /?cmd=object&key=K[&missing_ok=1]`, `If-Match` | 200 |
-| `GET /?cmd=objects&prefix=P&delimiter=D&after=K&limit=N` | 200, a page as JSON |
-| `POST /?cmd=copy&source=K&target=K`, `If-Match` of the source | 200, info as JSON |
-| `POST /?cmd=rename&source=K&target=K`, `If-Match` of the source | 200, info as JSON |
-| `POST /?cmd=metadata&key=K`, `If-Match` | 200, info as JSON |
-| `POST /?cmd=delete-many`, JSON list of keys | 200 |
-| `POST /?cmd=head-many`, JSON list of keys | 200, JSON list of infos, without those that are not there |
-| `POST /?cmd=usage&prefix=P` | 200, JSON [objects, bytes] |
+| `POST /?cmd=objects`, {prefix, delimiter, after, limit} | 200, a page as JSON |
+| `POST /?cmd=copy`, {source, target, metadata, if_match} | 200, info as JSON |
+| `POST /?cmd=rename`, {source, target, if_match} | 200, info as JSON |
+| `POST /?cmd=metadata`, {key, metadata, if_match} | 200, info as JSON |
+| `POST /?cmd=head-many`, {keys} | 200, JSON list of infos, without those that are not there |
+| `POST /?cmd=delete-many`, {keys} | 200 |
+| `POST /?cmd=usage`, {prefix} | 200, JSON [objects, bytes] |
 
 - Info headers: `X-Mountstore-Size`, `X-Mountstore-Mtime-Ns` (whole numbers), `X-Mountstore-Metadata`, `ETag`.
 - An etag is one quoted string, `"TEXT"` with what is not a letter, digit or one of `-._~` percent-encoded.
   `If-Match` holds exactly one of these. A condition that the store cannot keep is an error, never dropped.
 - `X-Mountstore-Metadata`, in requests and answers, is the base64url of a JSON object of strings. A PUT
-  without it gives the object none; a copy without it keeps the source's. `metadata` needs it.
+  without it gives the object none; a copy whose `metadata` is null keeps the source's.
 - Info as JSON is {"key", "size", "mtime_ns", "etag", "metadata"}; a page is {"objects": [[key, size,
   mtime_ns, etag or null], ...], "prefixes": [...], "after": key or null}. A server may give fewer than
   `limit`, with `after` to go on from.
@@ -75,6 +76,9 @@ MTIME_HEADER = "X-BorgStore-Mtime"
 
 EXTENSION_HEADER = "X-Mountstore-Extension"
 EXTENSION = "1"
+COMMANDS = frozenset({"object", "objects", "copy", "rename", "metadata", "head-many", "delete-many", "usage"})
+"""The values of `cmd` that are the extension's."""
+
 SIZE_HEADER = "X-Mountstore-Size"
 MTIME_NS_HEADER = "X-Mountstore-Mtime-Ns"
 METADATA_HEADER = "X-Mountstore-Metadata"
@@ -82,6 +86,9 @@ ERROR_HEADER = "X-Mountstore-Error"
 
 MAX_METADATA_BYTES = 2048
 """What fits into a header line of 8 KiB, whatever characters it is of."""
+
+MAX_KEY_BYTES = 1024
+"""What fits into a target of 4 KiB, percent-encoded."""
 
 STATUS_OF: Mapping[type[StoreError], int] = {
     NotFound: 404,
@@ -206,10 +213,10 @@ def read_page(told: Any) -> Page:
 
 
 def write_capabilities(capabilities: Capabilities) -> dict[str, Any]:
-    """What `OPTIONS` tells of a store; metadata is bounded by what a header can hold."""
+    """What `OPTIONS` tells of a store; metadata and keys are bounded by what a header can hold."""
     told = {field.name: getattr(capabilities, field.name) for field in fields(Capabilities)}
-    limit = capabilities.max_metadata_bytes
-    told["max_metadata_bytes"] = MAX_METADATA_BYTES if limit is None else min(limit, MAX_METADATA_BYTES)
+    for name, most in (("max_metadata_bytes", MAX_METADATA_BYTES), ("max_key_bytes", MAX_KEY_BYTES)):
+        told[name] = most if told[name] is None else min(told[name], most)
     return {"capabilities": told}
 
 
@@ -219,7 +226,7 @@ def read_capabilities(told: Any) -> Capabilities:
     A store that is local to the server is not so to the client.
     """
     try:
-        known = {field.name: type(field.default) for field in fields(Capabilities)}
+        known: dict[str, type] = {field.name: type(field.default) for field in fields(Capabilities)}
         given = {name: value for name, value in told["capabilities"].items() if name in known}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("this is not the JSON of a store's capabilities") from error

@@ -145,7 +145,7 @@ def _read_target(target: str) -> tuple[str, bool, dict[str, str]]:
         raise Refused(400, "no name holds . or ..")
     try:
         pairs = parse_qsl(
-            query_text, keep_blank_values=True, encoding="ascii", errors="strict", max_num_fields=16
+            query_text, keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=16
         )
     except ValueError:
         raise Refused(400, "the query cannot be read") from None

@@ -32,7 +32,7 @@ from mountstore.namespaces.backend import NamespaceBackend
 from mountstore.namespaces.errors import UnknownAlgorithm
 from mountstore.namespaces.items import Admits
 from mountstore.namespaces.names import check_name
-from mountstore.server import metrics
+from mountstore.server import extension, metrics
 from mountstore.server.auth import Gate
 from mountstore.server.body import Body, Hasher, content_of
 from mountstore.server.conversation import TEXT, Response
@@ -90,6 +90,8 @@ class Protocol:
             return Response(401, b"name or password missing or wrong", TEXT, (challenge,))
         if is_get and head.name == METRICS:
             return Response(200, self._counters.text().encode(), metrics.CONTENT_TYPE)
+        if extension.is_asked(head):
+            return self._answered(lambda: extension.answer(self._storage, head, body, self._limits))
         verbs = _VERBS.get(head.method)
         if verbs is None:
             return Response(405, b"the verbs are GET, HEAD, POST, DELETE", TEXT, (("Allow", _ALLOWED),))
@@ -97,8 +99,11 @@ class Protocol:
         verb = verbs.get(command)
         if verb is None:
             raise Refused(400, f"{head.method} knows no command {command!r}")
+        return self._answered(lambda: verb(self, head, body))
+
+    def _answered(self, verb: Callable[[], Response]) -> Response:
         try:
-            return verb(self, head, body)
+            return verb()
         except StoreError as error:
             for kind, status, text in _STATUS:
                 if isinstance(error, kind):
