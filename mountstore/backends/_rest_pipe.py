@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 
+class PipeEnded(OSError):
+    """The process has ended, and why."""
+
+    def __init__(self, fault: StoreError) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
 class PipeSocket:
     """What of a socket HTTP needs, made of a process; closing it ends the process."""
 
@@ -48,7 +56,10 @@ class PipeSocket:
         fd = self._process.stdout.fileno()
         if not select.select([fd], [], [], self._timeout_s)[0]:
             raise TimeoutError("the server does not answer")
-        return os.readv(fd, [buffer])
+        count = os.readv(fd, [buffer])
+        if not count and not self._ended:
+            raise PipeEnded(self._process.fault())
+        return count
 
     def makefile(self, mode: str = "rb", *_: Any, **__: Any) -> io.BufferedReader:
         self._open += 1
@@ -65,9 +76,6 @@ class PipeSocket:
             self._process.close()
             with contextlib.suppress(OSError):
                 self._process.stdout.close()
-
-    def fault(self) -> StoreError:
-        return self._process.fault()
 
 
 class _Reading(io.RawIOBase):

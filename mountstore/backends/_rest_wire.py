@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSL
 
 from mountstore.backends import _rest_protocol as protocol
 from mountstore.backends._arguments import blocks, flat
+from mountstore.backends._rest_pipe import PipeEnded
 from mountstore.errors import (
     AccessDenied,
     BackendAlreadyExists,
@@ -184,9 +185,11 @@ class Wire:
         except (NewConnectionError, MaxRetryError) as error:
             raise _Broken(Unavailable(f"{self.what} cannot be reached", key=key), left=False) from error
         except (HTTPError, OSError) as error:
-            raise _Broken(
-                Unavailable(f"{self.what} broke off or does not answer", key=key), left=True
-            ) from error
+            ended = next((cause for cause in _causes(error) if isinstance(cause, PipeEnded)), None)
+            fault = (
+                ended.fault if ended else Unavailable(f"{self.what} broke off or does not answer", key=key)
+            )
+            raise _Broken(fault, left=True) from error
         told = {name.lower(): value for name, value in response.headers.items()}
         try:
             data = b"" if method == "HEAD" else response.read()
@@ -255,6 +258,12 @@ class _Broken(Exception):
         super().__init__()
         self.fault = fault
         self.left = left
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _line(body: bytes) -> str:

@@ -16,9 +16,15 @@
     redis://host:port/0        a Redis server's database, with ?prefix=PREFIX; rediss: is encrypted, with
                                ?ca=FILE for certificates of one's own. redis://user@host, and the password
                                in REDISCLI_AUTH
-    https://host:port/path     what a web server has below a URL, to be read only, with ?listing=nginx
-                               where its autoindex_format is json, and ?ca=FILE; https://user@host, and
-                               the password in MOUNTSTORE_HTTP_PASSWORD
+    https://host:port/path     a REST server, if one answers there (mountstore serve, borgstore), else what
+                               a web server has below a URL, to be read only, with ?listing=nginx where its
+                               autoindex_format is json; ?protocol=rest or http asks nobody which. With
+                               ?ca=FILE; https://user@host, and the password in MOUNTSTORE_HTTP_PASSWORD,
+                               in the file of MOUNTSTORE_HTTP_PASSWORD_FILE or in ~/.netrc
+    rest://user@host:port/path a folder of another machine, by a REST server that ssh starts there for us
+    rclone:REMOTE:path         what rclone reaches under the name REMOTE of its configuration
+    b2://bucket/prefix         a bucket of Backblaze B2, with ?region=NAME or ?endpoint=URL, &profile=NAME;
+                               or b2:KEY:SECRET@https://host/bucket/path
     sftp://user@host:port/path a directory of another machine, by its ssh, with ?durable=true; /path starts
                                at the home folder, //path at the root
 
@@ -152,8 +158,8 @@ def canonical(url: str) -> str:
         return factories.redis_canonical(parsed)
     if parsed.scheme in ("http", "https"):
         return factories.http_address(parsed)
-    if parsed.scheme == "sftp":
-        return remote.sftp_canonical(parsed)
+    if parsed.scheme in remote.CANONICAL:
+        return remote.CANONICAL[parsed.scheme](parsed)
     user = f"{parsed.username}@" if parsed.username else ""
     where = "" if parsed.netloc is None else f"//{user}{(parsed.host or '').lower()}"
     port = f":{parsed.port}" if parsed.port else ""
@@ -343,7 +349,10 @@ _BUILT_IN: dict[str, Factory] = {
     "zip": factories.open_zip,
     "redis": factories.open_redis,
     "rediss": factories.open_redis,
-    "http": factories.open_http,
-    "https": factories.open_http,
+    "http": remote.open_http,
+    "https": remote.open_http,
     "sftp": remote.open_sftp,
+    "rest": remote.open_rest,
+    "rclone": remote.open_rclone,
+    "b2": remote.open_b2,
 }

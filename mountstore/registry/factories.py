@@ -93,7 +93,7 @@ def open_http(url: Url, **options: Any) -> ObjectStore:
     """`MOUNTSTORE_HTTP_PASSWORD` tells the password of a URL that names a user."""
     from mountstore.backends.http import HttpStore
 
-    url.allow("listing", "ca")
+    url.allow("listing", "ca", "protocol")
     if not url.host:
         raise BadUrl(f"the server is missing: {url.scheme}://HOST[:PORT]/PATH")
     chosen: dict[str, Any] = {"listing": url.query.get("listing", "none")}

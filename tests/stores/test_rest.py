@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mountstore.backends.rest import RestStore
+from mountstore.errors import InvalidKey, NotFound
 from mountstore.store import ObjectStore
-from tests.rest import mountstore_server
+from tests.rest import PROJECT, borgstore_server, mountstore_server
 from tests.services import Service
-from tests.stores.conformance import PersistentStoreConformance
+from tests.stores.conformance import PersistentStoreConformance, listed_entries
 
 
 @pytest.fixture(scope="session")
 def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("served")
-    with mountstore_server(f"file://{folder}") as server:
+    with mountstore_server(f"file://{tmp_path_factory.mktemp('served')}") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def served_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with mountstore_server(f"sqlite://{tmp_path_factory.mktemp('served')}/store.sqlite") as server:
+        with RestStore.open_http(address(server)) as store:
+            store.create_storage()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def borgstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with borgstore_server(tmp_path_factory.mktemp("served") / "store") as server:
         yield server
 
 
@@ -28,23 +44,96 @@ def address(server: Service) -> str:
 class TestRestStore(PersistentStoreConformance):
     """Over a folder that is served."""
 
+    server = "served_folder"
+
     @pytest.fixture
-    def reopen(self, served_folder: Service) -> Callable[[], ObjectStore]:
-        return lambda: RestStore.open_http(address(served_folder))
+    def reopen(self, request: pytest.FixtureRequest) -> Callable[[], RestStore]:
+        server: Service = request.getfixturevalue(self.server)
+        return lambda: RestStore.open_http(address(server))
 
     @pytest.fixture
     def store(self, reopen: Callable[[], RestStore]) -> Iterator[ObjectStore]:
         with reopen() as store:
-            store.delete_many(list(store.keys()))
+            store.delete_many([key for key in store.keys() if key != "mountstore.hid"])
             yield store
 
 
-class TestRestStoreOfSqlite(TestRestStore):
-    """Over a store that reads a put more than once, and has longer limits than the protocol."""
+class TestRestStoreOverPipes(TestRestStore):
+    """A server that is started for the store, on stdin and stdout."""
 
-    @pytest.fixture(scope="class")
-    def served_folder(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-        folder = tmp_path_factory.mktemp("served")
-        with mountstore_server(f"sqlite://{folder}/store.sqlite") as server:
-            RestStore.open_http(address(server)).create_storage()
-            yield server
+    examples = 5
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Callable[[], RestStore]:
+        program = (
+            f"import sys; sys.path.insert(0, {str(PROJECT)!r})\nfrom mountstore.cli.main import main; main()"
+        )
+        (tmp_path / "store").mkdir()
+        words = [sys.executable, "-c", program, "serve", "--stdio", f"file://{tmp_path}/store"]
+        return lambda: RestStore.open_pipe(words, "a server on pipes")
+
+
+class TestRestStoreOfVersion1(TestRestStore):
+    """Over borgstore's server: fewer names, no metadata, no conditions; folders as file systems have them."""
+
+    server = "borgstore"
+    examples = 2
+    key_characters = "ab/-0."
+    KEYS = [key for key in PersistentStoreConformance.KEYS if key.isascii()]  # noqa: RUF012
+    key_sets = [["b/a", "b/c/d"], ["x", "xy", "x.y"]]  # noqa: RUF012  (a file and a folder of one name cannot be)
+
+    def can_hold(self, store: ObjectStore, key: str) -> bool:
+        usual = re.fullmatch(r"[a-z0-9!$&'()*+,;=:@._~-]+(/[a-z0-9!$&'()*+,;=:@._~-]+)*", key) is not None
+        dots = ".." in key or not {".", ".."}.isdisjoint(key.split("/"))
+        return usual and not dots and super().can_hold(store, key)
+
+    @pytest.fixture
+    def reopen(self, request: pytest.FixtureRequest) -> Callable[[], RestStore]:
+        server: Service = request.getfixturevalue(self.server)
+        return lambda: RestStore.open_http(address(server), prune=True)
+
+    @pytest.fixture
+    def store(self, reopen: Callable[[], RestStore]) -> Iterator[ObjectStore]:
+        with reopen() as store, reopen() as other:
+            store.create_storage()
+            yield store
+            other.destroy_storage()
+
+    def test_a_marker_is_an_object_in_its_own_listing(self, store: ObjectStore) -> None:
+        # A folder is an object while nothing is in it.
+        store.put("d/", b"")
+        assert listed_entries(store) == [("d/", False)]
+        assert listed_entries(store, "", "/") == [("d/", True)]
+        self.fill(store, ["d/x", "e"])
+        assert listed_entries(store, "", "/") == [("d/", True), ("e", False)]
+        assert listed_entries(store, "d/", "/") == [("d/x", False)]
+        with pytest.raises(NotFound):
+            store.head("d/")
+        with pytest.raises(InvalidKey):
+            store.put("d", b"a file where a folder is")
+
+    def test_an_empty_marker(self, store: ObjectStore) -> None:
+        info = store.put("d/", b"", metadata={"mode": "16877"})
+        assert (info.size, info.metadata) == (0, {})
+        assert store.head("d/") == info
+        assert bytes(store.get("d/")) == b""
+        assert not store.exists("d")
+        with pytest.raises(InvalidKey):
+            store.put("d/", b"content")
+        assert store.rename("d/", "e/").key == "e/"
+        assert not store.exists("d/")
+        store.delete("e/")
+        assert not store.exists("e/")
+
+    def test_everything_is_there_after_reopening(
+        self, store: ObjectStore, reopen: Callable[[], ObjectStore]
+    ) -> None:
+        store.put("d/k", b"content", metadata={"a": "1"})
+        store.put("e/", b"")
+        store.put("large", bytes(3 << 20))
+        heads = {key: store.head(key) for key in ("d/k", "e/", "large")}
+        store.close()
+        with reopen() as again:
+            assert {key: again.head(key) for key in heads} == heads
+            assert bytes(again.get("d/k")) == b"content"
+            assert list(again.keys()) == ["d/k", "e/", "large"]

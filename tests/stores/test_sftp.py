@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -180,13 +181,17 @@ def test_nothing_is_left_behind(store: SftpStore, tmp_path: Path) -> None:
 # -- connections ----------------------------------------------------------------------------------------
 
 
+def ended(sessions: list[int], sshd: Sshd) -> bool:
+    return not set(sessions) & set(sshd.sessions())
+
+
 def test_a_dropped_connection_is_made_again(store: SftpStore, sshd: Sshd) -> None:
     store.put("k", b"one")
     for number in range(3):
         before = sshd.sessions()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        wait_until("the sessions end", lambda before=before: not set(before) & set(sshd.sessions()))
+        wait_until("the sessions end", partial(ended, before, sshd))
         data = b"%d" % number * 1000
         if number == 0:
             assert bytes(store.get("k")) == b"one"
