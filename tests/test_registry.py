@@ -361,6 +361,6 @@ def test_canonical_knows_the_endpoint_that_boto3_will_use(
 
 
 def test_canonical_of_another_scheme_hides_its_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {"sftp": lambda url: DictStore()})
-    assert canonical("sftp://me:pw@Host:22/a%20b?x=1&b=2") == "sftp://me@host:22/a%20b?b=2&x=1"
-    assert os.fsencode(canonical("sftp://h/\udcff")).startswith(b"sftp://h/")
+    monkeypatch.setattr(registry, "_registered", {"gopher": lambda url: DictStore()})
+    assert canonical("gopher://me:pw@Host:22/a%20b?x=1&b=2") == "gopher://me@host:22/a%20b?b=2&x=1"
+    assert os.fsencode(canonical("gopher://h/\udcff")).startswith(b"gopher://h/")
