@@ -1,8 +1,8 @@
 """The extension of the REST protocol: the store that is served, whole. Its words are those of
 `mountstore.backends._rest_protocol`, which the client shares.
 
-It reaches the same objects as version 1 does, through the same permissions and quota. Objects whose names
-end in `.hid` are no items, and are objects here as others are.
+It reaches the same objects as version 1 does, through the same permissions and quota. The object that says
+that the storage was created is none of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from mountstore.backends import _rest_protocol as protocol
@@ -25,6 +26,7 @@ from mountstore.errors import (
     Unsupported,
 )
 from mountstore.namespaces.items import Admits
+from mountstore.namespaces.target import MARKER
 from mountstore.server.body import Body, Hasher, content_of
 from mountstore.server.conversation import TEXT, Response
 from mountstore.server.head import Head, Refused
@@ -227,7 +229,10 @@ class _Document:
             raise Refused(400, "keys is a list of strings")
         if len(found) > self._most:
             raise Refused(413, f"at most {self._most} keys at once")
-        return found
+        return [_allowed(key) for key in found]
+
+    def key(self, name: str) -> str:
+        return _allowed(self.text(name))
 
     def metadata(self) -> dict[str, str] | None:
         found = self._told.get("metadata")
@@ -245,13 +250,20 @@ def _list(store: ObjectStore, told: _Document) -> Response:
         after=told.text("after"),
         limit=min(told.number("limit"), _MOST_ENTRIES),
     )
-    return _json(protocol.write_page(page))
+    objects = [info for info in page.objects if info.key != MARKER]
+    prefixes = [group for group in page.prefixes if not MARKER.startswith(group) or _has_others(store, group)]
+    return _json(protocol.write_page(replace(page, objects=objects, prefixes=prefixes)))
+
+
+def _has_others(store: ObjectStore, group: str) -> bool:
+    """Whether a group that the mark of the storage belongs to has more in it."""
+    return any(info.key != MARKER for info in store.list(group, limit=2).objects)
 
 
 def _copy(store: ObjectStore, told: _Document) -> Response:
     info = store.copy(
-        told.text("source"),
-        told.text("target"),
+        told.key("source"),
+        told.key("target"),
         metadata=told.metadata(),
         if_match=told.maybe("if_match"),
     )
@@ -259,7 +271,7 @@ def _copy(store: ObjectStore, told: _Document) -> Response:
 
 
 def _rename(store: ObjectStore, told: _Document) -> Response:
-    info = store.rename(told.text("source"), told.text("target"), if_match=told.maybe("if_match"))
+    info = store.rename(told.key("source"), told.key("target"), if_match=told.maybe("if_match"))
     return _json(protocol.write_info(info))
 
 
@@ -267,7 +279,7 @@ def _metadata(store: ObjectStore, told: _Document) -> Response:
     metadata = told.metadata()
     if metadata is None:
         raise Refused(400, "metadata is missing")
-    info = store.update_metadata(told.text("key"), metadata, if_match=told.maybe("if_match"))
+    info = store.update_metadata(told.key("key"), metadata, if_match=told.maybe("if_match"))
     return _json(protocol.write_info(info))
 
 
@@ -282,7 +294,9 @@ def _delete_many(store: ObjectStore, told: _Document) -> Response:
 
 
 def _usage(store: ObjectStore, told: _Document) -> Response:
-    return _json(list(store.usage(told.text("prefix"))))
+    prefix = told.text("prefix")
+    count, size = store.usage(prefix)
+    return _json([count - (MARKER.startswith(prefix) and store.exists(MARKER)), size])
 
 
 _DOCUMENT: Mapping[str, Callable[[ObjectStore, _Document], Response]] = {
@@ -307,6 +321,12 @@ def _key(head: Head) -> str:
     key = head.query.get("key")
     if not key:
         raise Refused(400, "key is missing")
+    return _allowed(key)
+
+
+def _allowed(key: str) -> str:
+    if key == MARKER:
+        raise InvalidKey(f"{key!r} says that this storage was created; take another key", key=key)
     return key
 
 

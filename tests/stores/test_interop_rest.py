@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from borgstore.backends.posixfs import PosixFS
+from borgstore.store import Store as TheirStore
 
 from mountstore import open_store
 from mountstore.backends._rest_wire import Content
@@ -30,6 +33,7 @@ from mountstore.errors import (
     Unavailable,
     Unsupported,
 )
+from mountstore.namespaces import Store
 from mountstore.registry import canonical
 from tests import services
 from tests.rest import PROJECT, borgstore_server, mountstore_server
@@ -194,22 +198,29 @@ def test_nobody_listens() -> None:
 # -- on stdin and stdout --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def program_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
+    """Puts a folder of programs in which there is only this server at the front of the PATH."""
+
+    def make(kind: str) -> str:
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        if kind == "borgstore":
+            (programs / "borgstore-server-rest").symlink_to(BIN / "borgstore-server-rest")
+        else:
+            start = f"exec {sys.executable} -P -m mountstore"
+            script = f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(PROJECT))} {start} "$@"\n'
+            (programs / "mountstore").write_text(script)
+            (programs / "mountstore").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+        return str(programs)
+
+    return make
+
+
 @pytest.fixture(params=["borgstore", "mountstore"])
-def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A folder of programs in which there is only this server, at the front of the PATH."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    name = {"borgstore": "borgstore-server-rest", "mountstore": "mountstore"}[request.param]
-    if request.param == "borgstore":
-        (programs / name).symlink_to(BIN / name)
-    else:
-        script = (
-            f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(PROJECT))} exec {sys.executable} -P -m mountstore "$@"\n'
-        )
-        (programs / name).write_text(script)
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    return str(programs)
+def program(request: pytest.FixtureRequest, program_of: Callable[[str], str]) -> str:
+    return program_of(request.param)
 
 
 def test_a_server_of_ones_own(program: str, folder: Path) -> None:
@@ -278,3 +289,50 @@ def test_the_server_is_not_told_by_its_process_list(folder: Path, tmp_path: Path
     )
     assert done.returncode
     assert SECRET not in done.stdout + done.stderr
+
+
+# -- the store of namespaces ----------------------------------------------------------------------------
+
+CONFIG: dict[str, dict[str, list[int]]] = {"config": {"levels": [0]}, "data": {"levels": [2]}}
+
+
+@pytest.mark.parametrize("form", ["http", "stdio"])
+@pytest.mark.parametrize("kind", ["borgstore", "mountstore"])
+def test_a_store_of_namespaces_of_ours_and_of_theirs(
+    kind: str, form: str, folder: Path, program_of: Callable[[str], str]
+) -> None:
+    """Ours on a server of either kind; theirs reads what ours has stored, and ours what theirs has."""
+    with contextlib.ExitStack() as stack:
+        if form == "stdio":
+            program_of(kind)
+            url = f"rest:///{folder}"
+        elif kind == "borgstore":
+            url = url_of(stack.enter_context(borgstore_server(folder)))
+        else:
+            url = url_of(stack.enter_context(mountstore_server(f"file://{folder}")))
+        ours = Store(url=url, config=CONFIG)
+        ours.create()
+        item = hashlib.sha256(b"item").hexdigest()
+        with ours:
+            ours.store("config/main", b"main")
+            ours.store(f"data/{item}", b"0123456789")
+            assert ours.load(f"data/{item}", offset=2, size=3) == b"234"
+            assert ours.load(f"data/{item}", offset=-3) == b"789"
+            assert [found.name for found in ours.list("data")] == [item]
+            assert ours.hash(f"data/{item}") == hashlib.sha256(b"0123456789").hexdigest()
+            assert ours.gather([(f"data/{item}", 0, 2), (f"data/{item}", 8, 2)]) == b"0189"
+            ours.move(f"data/{item}", delete=True)
+            assert list(ours.list("data")) == []
+            ours.move(f"data/{item}", undelete=True)
+            with pytest.raises(KeyError):
+                ours.load("data/none")
+        theirs = TheirStore(backend=PosixFS(path=str(folder)), config=CONFIG)
+        with theirs:
+            assert theirs.load("config/main") == b"main"
+            assert theirs.load(f"data/{item}") == b"0123456789"
+            theirs.store("data/" + "ab" * 32, b"theirs")
+        with ours:
+            assert ours.load("data/" + "ab" * 32) == b"theirs"
+            ours.delete("config/main")
+        ours.destroy()
+    assert not folder.exists()

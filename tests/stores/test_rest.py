@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 
+from mountstore import open_store
+from mountstore.backends._rest_protocol import ACCEPT
 from mountstore.backends.rest import RestStore
 from mountstore.errors import InvalidKey, NotFound
 from mountstore.store import ObjectStore
+from tests import services
 from tests.rest import PROJECT, borgstore_server, mountstore_server
 from tests.services import Service
-from tests.stores.conformance import PersistentStoreConformance, listed_entries
+from tests.stores.conformance import ODD_KEYS, PersistentStoreConformance, listed_entries
 
 
 @pytest.fixture(scope="session")
@@ -54,8 +58,14 @@ class TestRestStore(PersistentStoreConformance):
     @pytest.fixture
     def store(self, reopen: Callable[[], RestStore]) -> Iterator[ObjectStore]:
         with reopen() as store:
-            store.delete_many([key for key in store.keys() if key != "mountstore.hid"])
+            store.delete_many(list(store.keys()))
             yield store
+
+
+class TestRestStoreOfSqlite(TestRestStore):
+    """Over a store that reads a put more than once, and whose storage is marked as created."""
+
+    server = "served_sqlite"
 
 
 class TestRestStoreOverPipes(TestRestStore):
@@ -137,3 +147,85 @@ class TestRestStoreOfVersion1(TestRestStore):
             assert {key: again.head(key) for key in heads} == heads
             assert bytes(again.get("d/k")) == b"content"
             assert list(again.keys()) == ["d/k", "e/", "large"]
+
+
+def test_keys_reach_the_store_through_a_proxy(served_folder: Service) -> None:
+    """nginx changes paths that hold `//`, `..` or `%2F`; keys are in the query, which it leaves alone."""
+
+    def servers(port: int, _: Path) -> str:
+        where = f"location /repos/one/ {{ proxy_pass http://127.0.0.1:{served_folder.port}/; }}"
+        return f"server {{ listen 127.0.0.1:{port}; client_max_body_size 0; {where} }}"
+
+    with services.nginx(servers) as proxy, open_store(f"http://127.0.0.1:{proxy.port}/repos/one") as store:
+        assert isinstance(store, RestStore)
+        assert store.capabilities.conditional_put
+        store.delete_many(list(store.keys()))
+        keys = [key for key in ODD_KEYS if len(key.encode()) <= 1024]
+        for key in keys:
+            etag = store.put(key, key.encode(), metadata={"note": '"quoted" %20'}).etag
+            assert bytes(store.get(key, if_match=etag)) == key.encode()
+        assert list(store.keys()) == sorted(keys, key=str.encode)
+        assert store.head("a//b").metadata == {"note": '"quoted" %20'}
+        store.put("large", bytes(9 << 20))
+        assert store.head("large").size == 9 << 20
+        with RestStore.open_http(address(served_folder)) as direct:
+            assert bytes(direct.get("../x")) == b"../x"
+            direct.delete_many(list(direct.keys()))
+        with pytest.raises(InvalidKey):
+            store.put("k" * 1025, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "headers", "body", "status"),
+    [
+        ("PUT", "cmd=object&key=k", {"If-Match": "unquoted"}, b"x", 400),
+        ("PUT", "cmd=object&key=k", {"If-None-Match": '"x"'}, b"x", 400),
+        ("PUT", "cmd=object&key=k", {"X-Mountstore-Metadata": "%%%"}, b"x", 400),
+        ("PUT", "cmd=object&key=k", {"X-Mountstore-Metadata": "WzFd"}, b"x", 400),
+        ("PUT", "cmd=object", {}, b"x", 400),
+        ("PUT", "cmd=object&key=%FF", {}, b"x", 400),
+        ("PUT", "cmd=object&key=a&key=b", {}, b"x", 400),
+        ("PATCH", "cmd=object&key=k", {}, b"", 405),
+        ("GET", "cmd=object&key=k&start=-1", {}, None, 400),
+        ("GET", "cmd=object&key=none", {}, None, 404),
+        ("GET", "cmd=objects", {}, None, 405),
+        ("POST", "cmd=objects", {}, b"[]", 400),
+        ("POST", "cmd=objects", {}, b"{", 400),
+        ("POST", "cmd=objects", {}, b'{"prefix":"","delimiter":"","after":"","limit":0}', 400),
+        ("POST", "cmd=copy", {}, b'{"source":"k"}', 400),
+        ("POST", "cmd=delete-many", {}, b'{"keys":[1]}', 400),
+        ("POST", "cmd=metadata", {}, b'{"key":"k","metadata":{"a":1}}', 400),
+    ],
+)
+def test_requests_that_make_no_sense(
+    served_folder: Service, method: str, query: str, headers: dict[str, str], body: bytes | None, status: int
+) -> None:
+    """Each is refused with one line, and nothing is stored."""
+    with urllib3.PoolManager() as pool:
+        answer = pool.request(
+            method,
+            f"{address(served_folder)}?{query}",
+            headers={"Accept": ACCEPT, **headers},
+            body=body,
+            retries=False,
+        )
+        assert answer.status == status, answer.data
+        assert b"\n" not in answer.data
+    with RestStore.open_http(address(served_folder)) as store:
+        assert not store.exists("k")
+
+
+def test_the_mark_of_a_storage_is_no_object(served_sqlite: Service) -> None:
+    with RestStore.open_http(address(served_sqlite)) as store:
+        store.delete_many(list(store.keys()))
+        for call in (
+            lambda: store.head("mountstore.hid"),
+            lambda: store.delete("mountstore.hid"),
+            lambda: store.delete_many(["mountstore.hid"]),
+            lambda: store.put("mountstore.hid", b""),
+            lambda: store.copy("k", "mountstore.hid"),
+        ):
+            with pytest.raises(InvalidKey):
+                call()
+        assert list(store.keys()) == []
+        assert store.usage() == (0, 0)
