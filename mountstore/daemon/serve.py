@@ -362,11 +362,11 @@ def _open_and_check(url: str) -> ObjectStore:
     """The store, once it has answered: a wrong bucket or password must not wait for the first `ls`."""
     store = registry.open_store(url)
     try:
-        check_mountable(store)
         check = getattr(store, "check", None)
         if check is not None:
             check()
-        else:
+        check_mountable(store)
+        if check is None:
             store.list(limit=1)
     except BaseException:
         store.close()
