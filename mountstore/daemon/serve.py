@@ -49,6 +49,8 @@ _FIRST_ANSWER_S = 15.0
 _LOCK_WAIT_S = 10.0
 _HARD_STOP_S = 10.0
 _SETTLE_S = 20.0
+_BUSY_S = 3.0  # how long umount waits for those who use the mount
+_BUSY_STEP_S = 0.2
 
 
 def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> int:
@@ -194,7 +196,16 @@ class Mount:
         self._tell_pending()
         await self._mounted_vfs.drain()
         self._phase = "unmounting"
-        await trio.to_thread.run_sync(unmount, self._request.mountpoint)
+        deadline = trio.current_time() + _BUSY_S
+        while True:
+            try:
+                await trio.to_thread.run_sync(unmount, self._request.mountpoint)
+                return
+            except Busy:
+                if trio.current_time() > deadline:
+                    raise
+            # Something that looks into every mount for a moment: sync(1), an indexer, a shell's prompt.
+            await trio.sleep(_BUSY_STEP_S)
 
     async def _stop(self) -> None:
         if self._stopping:

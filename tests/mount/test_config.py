@@ -54,7 +54,7 @@ type = "read-only"
 inner = "one"
 
 [stores.web]
-url = "http://127.0.0.1:1/"
+url = "http://127.0.0.1:1/?protocol=http"
 
 [mounts.closed]
 store = "one"
