@@ -11,8 +11,8 @@ import zlib
 _STRIPES = 256
 
 
-def _request(kind: int, stripe: int) -> bytes:
-    return struct.pack("hhqqi", kind, os.SEEK_SET, stripe, 1, 0) + bytes(4)
+def _request(kind: int, stripe: int, count: int = 1) -> bytes:
+    return struct.pack("hhqqi", kind, os.SEEK_SET, stripe, count, 0) + bytes(4)
 
 
 _LOCK = [_request(fcntl.F_WRLCK, stripe) for stripe in range(_STRIPES)]
@@ -51,6 +51,38 @@ class Held:
                 self._threads[stripe].release()
 
 
+class Everything:
+    """All stripes, locked within a `with`."""
+
+    __slots__ = ("_file", "_threads")
+
+    def __init__(self, file: int, threads: list[threading.Lock]) -> None:
+        self._file = file
+        self._threads = threads
+
+    def __enter__(self) -> None:
+        taken = 0
+        try:
+            for thread in self._threads:
+                thread.acquire()
+                taken += 1
+            # In one step: who waits for this holds none of them meanwhile.
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _request(fcntl.F_WRLCK, 0, _STRIPES))
+        except BaseException:
+            self._release(taken)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, 0, _STRIPES))
+        finally:
+            self._release(_STRIPES)
+
+    def _release(self, count: int) -> None:
+        for thread in self._threads[:count]:
+            thread.release()
+
+
 class KeyLocks:
     """Each key belongs to one of 256 bytes of a lock file; who holds that byte may change the key.
 
@@ -78,6 +110,10 @@ class KeyLocks:
             fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _UNLOCK[stripe])
         finally:
             self._threads[stripe].release()
+
+    def hold_all(self) -> Everything:
+        """Wait, in a `with`, until nobody anywhere is changing a key, and keep all from beginning to."""
+        return Everything(self._file, self._threads)
 
     def hold(self, *keys: bytes) -> Held:
         """Keep others from changing these keys, in a `with`. Not to be taken again by who holds it."""

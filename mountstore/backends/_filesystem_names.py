@@ -12,7 +12,7 @@ ESCAPED = RESERVED + "e"
 LONG = RESERVED + "l"
 _RAW = RESERVED + "b"
 
-_NAME_BYTES = 255
+NAME_BYTES = 255
 _PIECE_BYTES = 200
 
 _UNUSUAL = re.compile(r"(?:^|/)(?:\.{0,2}(?:/|$)|\.mountstore~)|\x00")
@@ -22,7 +22,7 @@ _UNESCAPE = re.compile(r"%([0-9A-F]{2})")
 
 def names_of(key: str, size: int) -> tuple[str, ...]:
     """The names of the folders and of the file, from the root on, for a key of `size` bytes in UTF-8."""
-    if size <= _NAME_BYTES:
+    if size <= NAME_BYTES:
         # What the pattern finds, these find too, several times as fast.
         if key[:1] not in "./" and "\0" not in key:
             if "/" not in key:
@@ -36,13 +36,13 @@ def names_of(key: str, size: int) -> tuple[str, ...]:
 
 def _segment_names(segment: str) -> list[str]:
     """The names, one inside the other, that stand for one segment of a key."""
-    if _UNUSUAL.search(segment) is None and len(segment.encode()) <= _NAME_BYTES:
+    if _UNUSUAL.search(segment) is None and len(segment.encode()) <= NAME_BYTES:
         return [segment]
     if segment.startswith(_RAW):
         raw = re.sub(
             rb"%([0-9A-F]{2})", lambda found: bytes.fromhex(found[1].decode()), segment[len(_RAW) :].encode()
         )
-        if len(raw) <= _NAME_BYTES and segment_of_raw(raw) == segment:
+        if len(raw) <= NAME_BYTES and segment_of_raw(raw) == segment:
             return [os.fsdecode(raw)]
     if segment in (".", ".."):
         return [ESCAPED + "%2E" * len(segment)]

@@ -32,12 +32,17 @@ Names = tuple[str, ...]
 class ObjectFiles:
     """Reads and finishes the files of a tree. `attributes` says whether they can have metadata."""
 
-    other_attributes_bytes = 0  # what a subclass keeps in the attributes of a file beside the metadata
-
-    def __init__(self, tree: Tree) -> None:
+    def __init__(
+        self, tree: Tree, *, key_attribute: str = "", key_bytes: int = 0, other_attributes_bytes: int = 0
+    ) -> None:
+        """`key_attribute` is where a file says its key, if that has no more than `key_bytes`; and
+        `other_attributes_bytes` is the room that must stay beside the metadata."""
         self._tree = tree
         self._clock_lock = threading.Lock()
         self._last_ns = 0
+        self._key_attribute = key_attribute
+        self._key_bytes = key_bytes
+        self.other_attributes_bytes = other_attributes_bytes
         self.attributes = self._probe_metadata()
 
     def _probe_metadata(self) -> bool:
@@ -117,15 +122,22 @@ class ObjectFiles:
             raise PreconditionFailed(f"{key!r} has changed", key=key)
 
     def finish(self, key: str, fd: int, metadata: Mapping[str, str]) -> os.stat_result:
-        """Give a written file its metadata and a time that no other put of this process has.
+        """Give a written file its key, its metadata and a time that no other put of this process has.
 
         For inode numbers are used again, and clocks tick slowly: etags are made of both.
         """
         try:
+            if self._key_attribute and self.attributes:
+                raw = key.encode()
+                if len(raw) <= self._key_bytes:
+                    os.setxattr(fd, self._key_attribute, raw)
             if metadata:
                 os.setxattr(fd, _METADATA, encoded(metadata))
             with self._clock_lock:
-                self._last_ns = now = max(self._last_ns + 1, time.time_ns())
+                now = time.time_ns()
+                if now <= self._last_ns:
+                    now = self._last_ns + 1
+                self._last_ns = now
             os.utime(fd, ns=(now, now))
             if self._tree.durable:
                 os.fsync(fd)
@@ -173,7 +185,8 @@ def read_rest(key: str, fd: int, data: bytes, start: int, stop: int) -> Data:
 
 
 def info_of(key: str, found: os.stat_result, metadata: Mapping[str, str] | None) -> ObjectInfo:
-    return ObjectInfo(key, found.st_size, found.st_mtime_ns, etag_of(found), metadata)
+    size, mtime_ns = found.st_size, found.st_mtime_ns
+    return ObjectInfo(key, size, mtime_ns, "%x-%x-%x" % (found.st_ino, mtime_ns, size), metadata)  # noqa: UP031
 
 
 def encoded(metadata: Mapping[str, str]) -> bytes:
@@ -187,7 +200,9 @@ def check_etag(key: str, etag: str | None, if_match: str | None) -> None:
 
 def write(fd: int, key: str, data: Data) -> None:
     try:
-        write_all(fd, data)
+        written = os.write(fd, data)
+        if written != len(data):
+            write_all(fd, memoryview(data)[written:])
     except OSError as error:
         raise translated(error, key) from error
 

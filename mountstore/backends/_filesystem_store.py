@@ -65,11 +65,20 @@ class FileStore(ObjectStore):
     def _names(self, key: str) -> Names:
         """Where the file of the key lies, below the root. Raises InvalidKey."""
 
-    def _placing(self, key: str, names: Names, folder: int) -> None:
-        """Called before a file gets its name in the open `folder`, under the lock of the key."""
+    def _located(self, key: str) -> tuple[Names, bytes]:
+        """`_names`, and the `lock_name` of these. Raises InvalidKey."""
+        names = self._names(key)
+        return names, lock_name(names)
 
-    def _placed(self, key: str, names: Names, folder: int) -> None:
-        """Called after a file got its name in the open `folder`, under the lock of the key."""
+    def _placing(self, key: str, names: Names, folder: int) -> bool:
+        """Called before a file gets its name in the open `folder`, under the lock of the key.
+
+        True asks for `_placed`.
+        """
+        return False
+
+    def _placed(self, key: str, names: Names) -> None:
+        """Called after a file got its name, under the lock of the key, if `_placing` asked for it."""
 
     def _remove(self, key: str, place: Names) -> None:
         """Remove the file at `place`, under the lock of the key. Raises OSError."""
@@ -139,27 +148,31 @@ class FileStore(ObjectStore):
         if_match: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        names = self._names(key)
-        kept = self._files.kept(key, metadata)
-        conditional = if_absent or if_match is not None
-        if conditional:
+        names, path = self._located(key)
+        files = self._files
+        kept = files.kept(key, metadata) if metadata else {}
+        condition = None
+        if if_absent or if_match is not None:
             check_conditions(key, if_match, if_absent)
-            self._files.check(key, names, if_match, if_absent)
+            files.check(key, names, if_match, if_absent)
+            condition = if_match, if_absent
         name, fd = self._new_file(key)
         try:
             if isinstance(data, (bytes, bytearray, memoryview)):  # a union is slower
-                write(fd, key, flat(data))
+                write(fd, key, data if isinstance(data, bytes) else flat(data))
             else:
                 for block in blocks(data, _BLOCK_BYTES):
                     write(fd, key, block)
-            found = self._files.finish(key, fd, kept)
-            self._into_place(key, names, name, (if_match, if_absent) if conditional else None)
+            found = files.finish(key, fd, kept)
+            self._into_place(key, names, path, name, condition)
         except BaseException:
             self._tree.discard(name)
             raise
         finally:
             os.close(fd)
-        return info_of(key, found, kept)
+        # As `info_of`. What a put calls is told by its time: what fits is written out here and below.
+        size, mtime_ns = found.st_size, found.st_mtime_ns
+        return ObjectInfo(key, size, mtime_ns, "%x-%x-%x" % (found.st_ino, mtime_ns, size), kept)  # noqa: UP031
 
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
         try:
@@ -209,7 +222,7 @@ class FileStore(ObjectStore):
                 copy_content(from_fd, fd, found.st_size)
                 copied = self._files.finish(target, fd, kept)
                 condition = (etag_of(found), False) if source == target else None
-                self._into_place(target, target_names, name, condition)
+                self._into_place(target, target_names, lock_name(target_names), name, condition)
             except BaseException:
                 self._tree.discard(name)
                 raise
@@ -268,9 +281,10 @@ class FileStore(ObjectStore):
             else:
                 info = replace(info, metadata={})
             try:
-                self._placing(target, target_names, folder)
+                told = self._placing(target, target_names, folder)
                 self._tree.place(from_folder, place[-1], folder, target_names[-1])
-                self._placed(target, target_names, folder)
+                if told:
+                    self._placed(target, target_names)
             except FileNotFoundError:
                 raise _Gone from None
             if found.st_nlink > 1:
@@ -285,32 +299,44 @@ class FileStore(ObjectStore):
 
     # -- within -----------------------------------------------------------------------------------
 
-    def _new_file(self, key: str) -> tuple[str, int]:
+    def _new_file(self, key: str) -> tuple[bytes, int]:
         try:
             return self._tree.new_file()
         except OSError as error:
             raise translated(error, key) from error
 
     def _into_place(
-        self, key: str, names: Names, name: str, condition: tuple[str | None, bool] | None
+        self,
+        key: str,
+        names: Names,
+        path: bytes,
+        name: bytes,
+        condition: tuple[str | None, bool] | None,
     ) -> None:
-        tree = self._tree
+        tree, locks = self._tree, self._tree.locks
         try:
             for _ in range(_TRIES):
                 try:
-                    folder = tree.made(names[:-1])
+                    folder = tree.made_for(names, path)
                 except FileNotFoundError:
                     continue  # the folder above it was removed before this one was made
                 try:
-                    held = tree.locks.take(lock_name(names))
+                    held = locks.take(path)
                     try:
                         if condition is not None:
                             self._files.check(key, names, *condition)
-                        self._placing(key, names, folder)
-                        tree.place(tree.writing, name, folder, names[-1])
-                        self._placed(key, names, folder)
+                        told = self._placing(key, names, folder)
+                        try:
+                            os.rename(name, names[-1], src_dir_fd=tree.writing, dst_dir_fd=folder)
+                        except IsADirectoryError:
+                            tree.place(tree.writing, name, folder, names[-1])
+                        else:
+                            if tree.durable:
+                                os.fsync(folder)
+                        if told:
+                            self._placed(key, names)
                     finally:
-                        tree.locks.give(held)
+                        locks.give(held)
                     return
                 except FileNotFoundError:
                     continue  # another call found the folder empty and removed it

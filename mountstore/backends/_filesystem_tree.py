@@ -15,6 +15,7 @@ import itertools
 import os
 import secrets
 import stat
+from typing import Any
 
 from mountstore.backends._filesystem_locks import KeyLocks
 from mountstore.backends._filesystem_names import BESIDE, PRIVATE
@@ -23,7 +24,7 @@ from mountstore.errors import AccessDenied, InvalidKey, NotFound, StoreError, St
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
@@ -84,8 +85,11 @@ class _How(ctypes.Structure):
 
 
 @functools.cache
-def _how(flags: int) -> _How:
-    return _How(flags & ~os.O_NOFOLLOW | os.O_CLOEXEC, 0, _NO_SYMLINKS_BENEATH)
+def _how(flags: int) -> Any:
+    return ctypes.byref(_How(flags & ~os.O_NOFOLLOW | os.O_CLOEXEC, 0, _NO_SYMLINKS_BENEATH))
+
+
+_HOW_BYTES = ctypes.sizeof(_How)
 
 
 def _open_beneath(root: int, path: bytes, flags: int) -> int:
@@ -94,8 +98,7 @@ def _open_beneath(root: int, path: bytes, flags: int) -> int:
     -1 where that fails, or the kernel does not know how to; the caller then goes name by name, which tells
     why.
     """
-    how = _how(flags)
-    fd: int = _syscall(_OPENAT2, root, path, ctypes.byref(how), ctypes.sizeof(how))
+    fd: int = _syscall(_OPENAT2, root, path, _how(flags), _HOW_BYTES)
     return fd
 
 
@@ -254,12 +257,24 @@ class Tree:
 
     # -- changing ---------------------------------------------------------------------------------
 
-    def new_file(self) -> tuple[str, int]:
+    def new_file(self) -> tuple[bytes, int]:
         """The name, in the folder `writing`, and the descriptor of a new file."""
-        name = str(next(self._numbers))
+        name = b"%d" % next(self._numbers)  # bytes need no encoding, each time they are used
         return name, os.open(name, _NEW, 0o666, dir_fd=self.writing)
 
-    def discard(self, name: str) -> None:
+    def made_for(self, names: tuple[str, ...], path: bytes) -> int:
+        """`made` for the folder of the object at these names, whose `lock_name` is `path`: for hot paths."""
+        depth = len(names) - 1
+        if not depth:
+            return self.root
+        if 1 < depth <= self._found and len(path) <= _PATH_BYTES:
+            flags = _FOLDER if self.durable else _PASSING
+            fd: int = _syscall(_OPENAT2, self.root, path[: path.rfind(b"/")], _how(flags), _HOW_BYTES)
+            if fd >= 0:
+                return fd
+        return self.made(names[:-1])
+
+    def discard(self, name: bytes) -> None:
         """Remove a new file, unless it was put into its place."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.writing)
@@ -271,9 +286,8 @@ class Tree:
         """
         if not names:
             return self.root
-        if 1 < len(names) <= self._found and (fd := self._beneath(names, _FOLDER)) >= 0:
-            return fd
         fd, found = self.root, len(names)
+        flags = _FOLDER if self.durable else _PASSING
         for number, name in enumerate(names):
             make_first = number >= self._found
             inner = -1
@@ -288,7 +302,7 @@ class Tree:
                         except FileExistsError:
                             pass
                     try:
-                        inner = os.open(name, _FOLDER, dir_fd=fd)
+                        inner = os.open(name, flags, dir_fd=fd)
                     except FileNotFoundError:
                         make_first = True
                     except OSError as error:
@@ -314,7 +328,7 @@ class Tree:
             return
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, f"{name!r} is in the way, neither a folder nor a regular file")
-        room = f"{next(self._numbers):x}"
+        room = f"room-{next(self._numbers)}"
         os.mkdir(room, 0o777, dir_fd=self.writing)
         inner = os.open(room, _FOLDER, dir_fd=self.writing)
         try:
@@ -342,7 +356,7 @@ class Tree:
         finally:
             os.close(inner)
 
-    def place(self, source_folder: int, source: str, folder: int, name: str) -> tuple[str, ...]:
+    def place(self, source_folder: int, source: str | bytes, folder: int, name: str) -> tuple[str, ...]:
         """Rename a file to where an object belongs; the names below `folder` that it got. Raises OSError."""
         try:
             os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)

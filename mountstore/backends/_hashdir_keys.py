@@ -11,7 +11,7 @@ import secrets
 import stat
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -40,13 +40,13 @@ _NOTHING = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
 class KeyedFiles(ObjectFiles):
     """Files that carry their key."""
 
-    other_attributes_bytes = 2 * MAX_ATTRIBUTE_BYTES
-
-    def finish(self, key: str, fd: int, metadata: Mapping[str, str]) -> os.stat_result:
-        raw = key.encode()
-        if self.attributes and len(raw) <= MAX_ATTRIBUTE_BYTES:
-            os.setxattr(fd, KEY, raw)
-        return super().finish(key, fd, metadata)
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(
+            tree,
+            key_attribute=KEY,
+            key_bytes=MAX_ATTRIBUTE_BYTES,
+            other_attributes_bytes=2 * MAX_ATTRIBUTE_BYTES,
+        )
 
     def fits(self, key: str) -> bool:
         """Whether the key goes into an attribute; else it needs a file of its own."""
@@ -140,15 +140,18 @@ class KeyIndex:
     """The keys in order, remembered between calls.
 
     A token in a file of the private folder stands for the keys as they are now: as long as it is the one
-    known here, so are they. Whoever adds or removes a key changes it, after that: to another token if it
-    knows the keys itself, and so goes on knowing them without a walk, else to nothing. Nothing means that
-    nobody knows the keys, so there is nothing to change. Whoever walks puts a token there first.
+    known here, so are they. Whoever adds or removes a key changes it before: to another token if it knows
+    the keys itself, and so goes on knowing them without a walk, else to nothing. Nothing means that nobody
+    knows the keys, so there is nothing to change. Whoever walks puts a token there first, while all locks
+    of keys are its own: each change is then over, or its process dead, or it has yet to change the token.
+    So nobody's keys are wrong for longer than a change is under way, wherever a process is killed.
     """
 
     def __init__(self, tree: Tree, read: Callable[[], Found]) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open("listing", flags, 0o600, dir_fd=tree.private)
         self._read = read
+        self._key_locks = tree.locks
         self._lock = threading.Lock()
         self._walking = threading.Lock()
         self._token = _NOBODY  # what the token was when all below was right
@@ -160,18 +163,27 @@ class KeyIndex:
             os.close(self._file)
             self._file = -1
 
-    def changed(self, key: str, names: Names, present: bool) -> None:
-        """A key came or went; to be called when it has."""
+    def changing(self, key: str, names: Names, present: bool) -> bool:
+        """A key is about to come or go; its lock is held from before this until after `changed`.
+
+        True asks for `changed`. Raises OSError.
+        """
         if self._now() == _NOBODY:
-            return
+            return False
         with self._lock:
+            if self._since is None and self._is_true() and self._says(key, names, present):
+                return False
             with self._alone():
-                now = self._now()
-                followed = now == self._token != _NOBODY
+                followed = self._is_true()
                 self._token = self._put(secrets.token_bytes(_TOKEN_BYTES) if followed else _NOBODY)
+            return followed
+
+    def changed(self, key: str, names: Names, present: bool) -> None:
+        """The key has come or gone."""
+        with self._lock:
             if self._since is not None:
                 self._since.append((key, names, present))
-            elif followed:
+            else:
                 self._apply(key, names, present)
 
     def _now(self) -> bytes:
@@ -189,6 +201,11 @@ class KeyIndex:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _says(self, key: str, names: Names, present: bool) -> bool:
+        keys = self._found.keys
+        at = bisect_left(keys, key)
+        return (at < len(keys) and keys[at] == key) == present and names not in self._found.unknown
 
     def _apply(self, key: str, names: Names, present: bool) -> None:
         self._found.unknown.discard(names)
@@ -209,6 +226,7 @@ class KeyIndex:
             with self._lock:
                 if self._is_true():
                     return see(self._found)
+            with self._key_locks.hold_all(), self._lock:
                 with self._alone():
                     now = self._now()
                     self._token = now if now != _NOBODY else self._put(secrets.token_bytes(_TOKEN_BYTES))

@@ -27,12 +27,14 @@ from collections.abc import Iterator
 
 from mountstore.backends._arguments import check_key
 from mountstore.backends._filesystem_listing import Listing
-from mountstore.backends._filesystem_names import names_of
+from mountstore.backends._filesystem_names import NAME_BYTES, names_of
 from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names, ObjectFiles
 from mountstore.backends._filesystem_store import FileStore, open_tree
-from mountstore.backends._filesystem_tree import translated
+from mountstore.backends._filesystem_tree import lock_name, translated
 from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, ObjectInfo, Page
+
+_FOLDERS = 4096
 
 
 class FilesystemStore(FileStore):
@@ -49,6 +51,7 @@ class FilesystemStore(FileStore):
     def __init__(self, root: str | os.PathLike[str], *, durable: bool = True, create: bool = True) -> None:
         tree = open_tree(root, durable=durable, create=create)
         super().__init__(tree, ObjectFiles(tree))
+        self._plain_folders: dict[str, Names] = {}
         self.capabilities = Capabilities(
             metadata=self._files.attributes,
             server_copy=True,
@@ -132,6 +135,22 @@ class FilesystemStore(FileStore):
             yield from Listing(self._tree, prefix, after, grouped=grouped, stats=stats).entries(names, base)
         except OSError as error:
             raise translated(error, None) from error
+
+    def _located(self, key: str) -> tuple[Names, bytes]:
+        # Most keys need no escaping, nor did the last one of the same folder: what is known of that is kept.
+        folder, slash, name = key.rpartition("/")
+        known = self._plain_folders.get(folder) if slash else ()
+        if known is not None and name and name[0] != "." and "\0" not in name:
+            raw = check_key(key)
+            if len(raw) <= NAME_BYTES:
+                return (*known, name), raw
+        names = self._names(key)
+        path = lock_name(names)
+        if slash and path == key.encode() and len(path) <= NAME_BYTES:
+            if len(self._plain_folders) >= _FOLDERS:
+                self._plain_folders.clear()
+            self._plain_folders[folder] = names[:-1]
+        return names, path
 
     def _names(self, key: str) -> Names:
         size = len(check_key(key))

@@ -132,11 +132,13 @@ class HashdirStore(FileStore):
                     opened = self._files.open(key, names)
                     if opened is None:
                         continue
+                    told = self._index.changing(key, names, True)
                     try:
                         self._keep_key(key, names, opened[0])
                     finally:
                         os.close(opened[0])
-                    self._index.changed(key, names, True)
+                    if told:
+                        self._index.changed(key, names, True)
             except OSError as error:
                 raise translated(error, key) from error
             count += 1
@@ -164,14 +166,22 @@ class HashdirStore(FileStore):
         digest = hashlib.sha256(check_key(key)).hexdigest()
         return tuple([digest[start:stop] for start, stop in self._cuts])
 
-    def _placing(self, key: str, names: Names, folder: int) -> None:
+    def _located(self, key: str) -> tuple[Names, bytes]:
+        digest = hashlib.sha256(check_key(key)).hexdigest()
+        names = tuple([digest[start:stop] for start, stop in self._cuts])
+        return names, "/".join(names).encode()
+
+    def _placing(self, key: str, names: Names, folder: int) -> bool:
         if not self._keyed.fits(key):
             self._write_key_file(key, names, folder)
+        return self._index.changing(key, names, True)
 
-    def _placed(self, key: str, names: Names, folder: int) -> None:
+    def _placed(self, key: str, names: Names) -> None:
         self._index.changed(key, names, True)
 
     def _remove(self, key: str, place: Names) -> None:
+        names = self._names(key)
+        told = self._index.changing(key, names, False)
         folder = self._tree.folder(place[:-1], flags=os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             os.unlink(place[-1], dir_fd=folder)
@@ -180,7 +190,8 @@ class HashdirStore(FileStore):
         finally:
             self._tree.leave(folder)
         self._tree.prune(place[:-1])
-        self._index.changed(key, self._names(key), False)
+        if told:
+            self._index.changed(key, names, False)
 
     def _move(
         self, source: str, names: Names, target: str, target_names: Names, folder: int, if_match: str | None
@@ -191,6 +202,7 @@ class HashdirStore(FileStore):
                 # Until the rename this means nothing, and right after it tells the key.
                 os.setxattr(fd, RENAMED, target.encode())
                 self._tree.sync(fd)
+            told = self._index.changing(source, names, False)
             info = super()._move(source, names, target, target_names, folder, if_match)
             self._keep_key(target, target_names, fd)
         finally:
@@ -206,7 +218,8 @@ class HashdirStore(FileStore):
             finally:
                 self._tree.leave(left)
             self._tree.prune(names[:-1])
-        self._index.changed(source, names, False)
+        if told:
+            self._index.changed(source, names, False)
         return info
 
     def _keep_key(self, key: str, names: Names, fd: int) -> None:

@@ -288,6 +288,74 @@ def test_a_rename_that_was_cut_short_still_tells_its_key(root: Path) -> None:
     assert files(root) == []
 
 
+@pytest.mark.parametrize("verb", ["put", "delete", "rename"])
+def test_a_process_killed_right_after_its_change_leaves_no_wrong_listing(root: Path, verb: str) -> None:
+    program = """
+import os, signal, sys
+from mountstore.backends.hashdir import HashdirStore
+
+store = HashdirStore(sys.argv[1], durable=False)
+list(store.keys())
+change = "unlink" if sys.argv[2] == "delete" else "rename"
+done = getattr(os, change)
+
+def cut_short(name, *rest, **folders):
+    done(name, *rest, **folders)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(os, change, cut_short)
+{"put": lambda: store.put("new", b""), "delete": lambda: store.delete("old"),
+ "rename": lambda: store.rename("old", "new")}[sys.argv[2]]()
+"""
+    with HashdirStore(root, durable=False) as store:
+        store.put("kept", b"")
+        store.put("old", b"")
+        assert [*store.keys()] == ["kept", "old"]
+        done = subprocess.run([sys.executable, "-c", program, str(root), verb], timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert [*store.keys()] == {
+            "put": ["kept", "new", "old"],
+            "delete": ["kept"],
+            "rename": ["kept", "new"],
+        }[verb]
+
+
+def test_a_walk_waits_for_a_change_that_is_under_way(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    rename = os.rename
+
+    def wait_first(name: object, *rest: object, **folders: object) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        rename(name, *rest, **folders)  # type: ignore[arg-type]
+
+    with HashdirStore(root, durable=False) as store, HashdirStore(root, durable=False) as other:
+        monkeypatch.setattr(os, "rename", wait_first)
+        listed: list[list[str]] = []
+        putting = threading.Thread(target=store.put, args=("new", b""))
+        listing = threading.Thread(target=lambda: listed.append([*other.keys()]))
+        putting.start()
+        assert begun.wait(30)
+        listing.start()
+        go_on.set()
+        putting.join(30)
+        listing.join(30)
+        assert [*other.keys()] == ["new"]
+        assert listed == [["new"]]
+
+
+def test_replacing_an_object_leaves_what_is_known_of_the_keys(store: HashdirStore, root: Path) -> None:
+    store.put("a", b"1")
+    token = root / ".mountstore~tmp" / "listing"
+    assert [*store.keys()] == ["a"]
+    before = token.read_bytes()
+    store.put("a", b"2")
+    assert token.read_bytes() == before
+    store.put("b", b"")
+    assert token.read_bytes() != before
+    assert [*store.keys()] == ["a", "b"]
+
+
 def test_readers_see_whole_objects_while_they_are_replaced(store: HashdirStore) -> None:
     stop = threading.Event()
     seen: set[bytes] = set()

@@ -48,6 +48,10 @@ class TestWrapper(WrapperConformance):
         return WrapperStore(backend("inner"))
 
 
+class TestWrapperOverSqlite(OverSqlite, TestWrapper):
+    pass
+
+
 class TestFanout(WrapperConformance):
     def wrap(self, backend: MakeBackend) -> ObjectStore:
         return FanoutStore([backend("one"), backend("two"), backend("three")])
@@ -299,8 +303,26 @@ class TestStack(WrapperConformance):
         return LoggingStore(CachingStore(GzipStore(UrlEncodedStore(fanout)), backend("cache")))
 
 
+class TestStackOverFiles(OverFiles, TestStack):
+    pass
+
+
 def test_every_wrapper_is_held_to_the_suite() -> None:
     wrappers = {name for name in stores.__all__ if name.endswith("Store")}
     bases = {"AroundStore", "CodecStore", "MappedStore", "TextStore", "JsonStore", "TypedStore"}
     tested = {name.removeprefix("Test") + "Store" for name in globals() if name.startswith("Test")}
     assert wrappers - bases <= tested
+
+
+def test_every_wrapper_is_held_to_it_over_two_backends() -> None:
+    classes = {name: value for name, value in globals().items() if name.startswith("Test")}
+    over_disk = [name for name, value in classes.items() if issubclass(value, (OverSqlite, OverFiles))]
+    wrappers = [name for name, value in classes.items() if WrapperConformance in value.__bases__]
+    variants = ("Trusting", "Tiny", "BesideOthers", "WithSlashes", "OverVersitygw")  # of one that has both
+    alone = [
+        name
+        for name in wrappers
+        if not name.endswith(variants) and not any(other.startswith(name) for other in over_disk)
+    ]
+    assert len(wrappers) > 15
+    assert alone == []
