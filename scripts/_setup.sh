@@ -13,8 +13,8 @@ die() {
 # Debian packages without which nothing works, and those that only the tests call.
 system_packages=(ca-certificates fuse3 libfuse3-dev pkg-config gcc libc6-dev util-linux)
 python_packages=(python3 python3-dev python3-venv)
-test_packages=(acl attr e2fsprogs fio git iproute2 libacl1-dev nginx-light openssh-client
-    openssh-server procps redis-server rsync sqlite3 systemd vim-tiny xfsprogs)
+test_packages=(acl attr dbench e2fsprogs fio git iproute2 libacl1-dev make nginx-light openssh-client
+    openssh-server postgresql procps redis-server rsync s3fs sqlite3 stress-ng systemd vim-tiny xfsprogs)
 
 # The suites of Rust need cargo 1.85 or newer, which Debian 12 has under another name.
 if ! command -v cargo >/dev/null && [[ ! -x ${HOME:-/root}/.cargo/bin/cargo ]]; then
