@@ -174,8 +174,9 @@ def _external(key: str, size: int, metadata: Mapping[str, str]) -> int:
     folder = key.endswith("/") and not size
     mode = stat.S_IFDIR | 0o755 if folder else stat.S_IFREG | 0o644
     told = metadata.get("mode", "")
-    if told.isascii() and told.isdigit() and 0 < int(told) <= 0xFFFF:
-        mode = int(told)
+    base = 8 if told.startswith("0") and not set(told) & {"8", "9"} else 10
+    if told.isascii() and told.isdigit() and 0 < int(told, base) <= 0xFFFF:
+        mode = int(told, base)
     return mode << 16 | (0x10 if folder else 0)
 
 

@@ -1,6 +1,7 @@
 """Attributes of a file as metadata of its object, under the keys that s3fs and rclone use.
 
-    mode    decimal st_mode with the type bits, as s3fs writes it (octal, as rclone does, is read too)
+    mode    octal st_mode with the type bits and a zero in front: s3fs reads that, and its own decimal,
+            by the rules of C, rclone as octal; a decimal one would be other permissions for rclone
     uid gid decimal
     mtime atime ctime   seconds since 1970, with nine decimals
 
@@ -52,7 +53,7 @@ def metadata_of(
 ) -> dict[str, str]:
     """The metadata to put beside the content."""
     metadata = {
-        "mode": str(mode),
+        "mode": f"0{mode:o}",
         "uid": str(uid),
         "gid": str(gid),
         "mtime": _time_text(mtime_ns),
@@ -122,7 +123,7 @@ def _mode(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal()):
         return None
     decimal = int(text)
-    if decimal <= 0xFFFF and stat.S_IFMT(decimal) in _TYPES:
+    if text[0] != "0" and decimal <= 0xFFFF and stat.S_IFMT(decimal) in _TYPES:
         return decimal
     octal = int(text, 8) if not set(text) & {"8", "9"} else -1
     if 0 <= octal <= 0xFFFF and stat.S_IFMT(octal) in _TYPES | {0}:

@@ -30,6 +30,7 @@ from mountstore.vfs.content import BusyKeys
 from mountstore.vfs.extras import take_over
 from mountstore.vfs.index import Index
 from mountstore.vfs.links import founded, join
+from mountstore.vfs.markers import SUFFIX, directory_of, is_marker, is_row, marker_for, may_be_marker, row
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.places import DEEP, forwards, is_deep_prefix, may_tell_name, stored_place
 from mountstore.vfs.rows import Dentry, Known, Node
@@ -205,6 +206,8 @@ class Listing:
         clock = self._clock
         info = (await self._heads([key], {key: set()})).get(key)
         below = await self._store.list(key + "/", limit=1)
+        if info is None and not below.objects:
+            info = (await self._heads([marker_for(key)])).get(marker_for(key))
         page = Page([info] if info else [], [key + "/"] if below.objects else [])
         asks = node.marker and node.known if self._asks is None else self._asks
         await self._merge(node, prefix, page, None, None, clock, bool(asks))
@@ -324,6 +327,7 @@ class Listing:
                     asks
                     or (info.key == prefix and self._asks is None)
                     or may_tell_name(info.key[len(prefix) :])
+                    or may_be_marker(info, prefix)
                 ):
                     ask.append(info.key)
             elif old.etag != info.etag:
@@ -346,6 +350,7 @@ class Listing:
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
+            page, markers = self._take_markers(node, prefix, page, answers, clock)
             for key in page.prefixes:
                 if key not in ghosts and not self._doubtful(node, key, clock):
                     self._found_prefix(node, key, answers)
@@ -366,6 +371,36 @@ class Listing:
                             self._lost_prefix(node, key)
                     elif key in answers and answers[key] is None:
                         self._lost_object(node, known[key])
+
+            for key in markers:
+                found_dir = self._tree.find_segment(node.ino, key[len(prefix) : -1], want_dir=True)
+                if found_dir is not None and not found_dir[1].marker:
+                    found_dir[1].marker = 1  # it stays where it goes, although it be empty
+                    self._index.save(found_dir[1])
+
+    def _take_markers(
+        self, node: Node, prefix: str, page: Page, answers: Mapping[str, ObjectInfo | None], clock: int
+    ) -> tuple[Page, list[str]]:
+        """The page with `name_$folder$` as the prefix `name/`; and these prefixes. In a transaction."""
+        objects, markers = [], []
+        for info in page.objects:
+            if not info.key.endswith(SUFFIX) or self._doubtful(node, info.key, clock):
+                objects.append(info)
+                continue
+            old = self._index.object(info.key)
+            answer = answers.get(info.key, None if old is None else info)
+            if (old is not None and not is_row(old)) or (old is None and not may_be_marker(info, prefix)):
+                objects.append(info)
+            elif answer is not None and not is_marker(answer):
+                self._index.drop_object(info.key)
+                objects.append(info)
+            elif answer is not None and (old is None or not old.stale):
+                self._index.put_object(row(answer))
+                markers.append(directory_of(info.key))
+        if len(objects) == len(page.objects):
+            return page, []
+        prefixes = [*page.prefixes, *(key for key in markers if key not in page.prefixes)]
+        return Page(objects, prefixes, page.after), markers
 
     def _doubtful(self, folder: Node, key: str, clock: int) -> bool:
         return self._is_ours(key, clock) or self._tree.is_held(key, folder.ino)
@@ -394,6 +429,9 @@ class Listing:
         if known.etag is not None and (await self._heads([key])).get(key, known) is not None:
             return False
         if (await self._store.list(key, limit=1)).objects:
+            return False
+        marker = self._index.object(marker_for(key))
+        if is_row(marker) and marker is not None and not marker.stale:
             return False
         found = self._tree.find_segment(parent.ino, key[len(parent.prefix or "") : -1], want_dir=True)
         if found is None or found[1].prefix != key:

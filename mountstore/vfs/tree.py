@@ -17,6 +17,7 @@ from mountstore.vfs.content import Content
 from mountstore.vfs.extras import XATTRS
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
+from mountstore.vfs.markers import is_row, marker_for
 from mountstore.vfs.names import NAME_MAX, name_of_segment, segment_of_name
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.places import (
@@ -353,7 +354,7 @@ class Tree:
         return self._content.drop(node)
 
     def _remove_dir(self, dentry: Dentry, node: Node, parent: Node, now: int) -> None:
-        self._unwant_key(self.key_of(dentry) + "/")
+        self._unwant_markers(self.key_of(dentry) + "/")
         for vacated in self.vacated(node.ino):
             self.unwant_prefix(vacated)
         self._index.delete_dentry(dentry.id)
@@ -364,6 +365,11 @@ class Tree:
         parent.nlink -= 1
         self._prefixes.pop(node.ino, None)
         self.keep_implicit(parent)
+
+    def _unwant_markers(self, key: str) -> None:
+        self._unwant_key(key)
+        if is_row(self._index.object(marker_for(key))):
+            self._unwant_key(marker_for(key))
 
     def _unwant_key(self, key: str) -> None:
         if self._index.object(key) is not None:
@@ -530,7 +536,7 @@ class Tree:
     def _leave_key(self, dentry: Dentry, node: Node) -> None:
         if node.is_dir:
             prefix = self.prefix_of(node.ino)
-            self._unwant_key(self.key_of(dentry) + "/")
+            self._unwant_markers(self.key_of(dentry) + "/")
             self._index.add_vacated(node.ino, {prefix} | self.vacated(node.ino))
         else:
             self._unwant_key(self.key_of(dentry))

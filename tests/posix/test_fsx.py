@@ -31,6 +31,7 @@ CACHES: dict[str, tuple[str, ...]] = {"default": ()}
 CONFIGURATION = """
 flen = {flen}
 nomsyncafterwrite = {quiet}
+opsize = {{ min = 1 }}  # fsx takes the EINVAL of an empty fallocate for an error
 
 [weights]
 read = 10

@@ -100,7 +100,7 @@ def test_other_programs_read_what_is_put(path: Path, compress: bool) -> None:
         store.rename("copied", "renamed é", if_match=store.head("copied").etag)
         for key, data in objects.items():
             store.put(key, data, metadata={"mode": "33152", "mtime": "1.5"})
-        store.update_metadata("renamed é", {"mode": str(stat.S_IFREG | 0o600)})
+        store.update_metadata("renamed é", {"mode": f"0{stat.S_IFREG | 0o600:o}"})
         store.delete("empty")
     del objects["empty"]
     with zipfile.ZipFile(path) as archive:

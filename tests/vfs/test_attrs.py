@@ -34,6 +34,29 @@ def test_of_s3fs() -> None:
     assert attrs == StoredAttrs(0o100644, 1000, 100, 5 * 10**9, 1_700_000_000 * 10**9)
 
 
+def test_a_mode_is_written_as_s3fs_and_rclone_read_it() -> None:
+    assert metadata_of(stat.S_IFREG | 0o640, 0, 0, 0, 0, 0)["mode"] == "0100640"
+    assert metadata_of(stat.S_IFIFO | 0o600, 0, 0, 0, 0, 0)["mode"] == "010600"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("33184", 0o100640),
+        ("0100640", 0o100640),
+        ("100640", 0o100640),
+        ("16893", 0o040775),
+        ("040775", 0o040775),
+        ("010600", 0o010600),
+        ("640", 0o640),
+        ("0640", 0o640),
+        ("104755", 0o104755),
+    ],
+)
+def test_modes_of_everybody(text: str, mode: int) -> None:
+    assert attrs_of({"mode": text}).mode == mode
+
+
 def test_of_rclone() -> None:
     attrs = attrs_of({"mode": "100644", "mtime": "2023-11-14T22:13:20.123456789Z", "uid": "1", "gid": "2"})
     assert attrs.mode == 0o100644
