@@ -333,7 +333,7 @@ def _mount(request: MountRequest, *, foreground: bool) -> None:
         return serve(request, readiness, foreground=foreground)
 
     if not foreground:
-        detach(work)
+        detach(work, lambda note: click.echo(f"mountstore: {escape(note)}", err=True))
     elif code := work(Readiness()):
         raise click.exceptions.Exit(code)
 

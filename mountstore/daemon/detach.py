@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mountstore.errors import MountError, MountstoreError, UsageError
@@ -25,9 +25,9 @@ class Readiness:
     def __init__(self, fd: int | None = None) -> None:
         self._fd = fd
 
-    def ready(self) -> None:
-        """The parent may go."""
-        self._send({"ready": True})
+    def ready(self, notes: Sequence[str] = ()) -> None:
+        """The parent may go, after it has told these lines."""
+        self._send({"ready": True, "notes": [*notes]})
 
     def failed(self, message: str, *, usage: bool = False) -> None:
         """The parent shows the message and fails. Nothing happens once ready was said."""
@@ -42,12 +42,12 @@ class Readiness:
             pipe.write(json.dumps(message) + "\n")
 
 
-def detach(work: Callable[[Readiness], int]) -> int:
+def detach(work: Callable[[Readiness], int], tell: Callable[[str], object] = print) -> int:
     """Run `work` in a new session in the background; return its pid once it has said `ready`.
 
-    Raises MountError or UsageError with the message of a child that failed before. An interrupt ends
-    the child too. The child's stdin and stdout are /dev/null and it has no other files of its parent's;
-    `work` decides what becomes of its stderr.
+    `tell` is called with each line that it said with that. Raises MountError or UsageError with the message
+    of a child that failed before. An interrupt ends the child too. The child's stdin and stdout are /dev/null
+    and it has no other files of its parent's; `work` decides what becomes of its stderr.
     """
     reading, writing = os.pipe()
     said = os.memfd_create("stderr")
@@ -67,6 +67,8 @@ def detach(work: Callable[[Readiness], int]) -> int:
         if "error" in message:
             os.waitpid(pid, 0)
             raise (UsageError if message["usage"] else MountError)(str(message["error"]))
+        for note in message["notes"]:
+            tell(note)
         return pid
     except KeyboardInterrupt:
         with contextlib.suppress(ProcessLookupError):

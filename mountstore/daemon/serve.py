@@ -119,6 +119,7 @@ class Mount:
         self._state = state
         self._record = record
         self._vfs: Vfs | None = None
+        self._keeps_metadata = True
         self._phase = "opening"
         self._stopping = False
         self._opening = trio.CancelScope()
@@ -237,6 +238,7 @@ class Mount:
     async def run(self) -> int:
         """Everything from opening the store to closing it."""
         store = await self._open()
+        self._keeps_metadata = store.capabilities.metadata
         if not store.capabilities.writable and not self._request.read_only:
             log.info("the store cannot be written to; the mount is read-only")
             self._request = replace(self._request, read_only=True)
@@ -356,7 +358,20 @@ class Mount:
         self._record.replace_dead()
         self._record.write()
         log.info("mounted %s at %s", self._record.url, mountpoint)
-        self._readiness.ready()
+        notes = self._notes()
+        for note in notes:
+            log.warning("%s", note)
+        self._readiness.ready(notes)
+
+    def _notes(self) -> list[str]:
+        """What this store cannot keep of what a mount takes: a line each."""
+        if self._request.read_only or self._keeps_metadata:
+            return []
+        return [
+            f"{self._record.url} keeps no metadata: modes, owners, times, hard links, extended attributes, and"
+            f" which files are symlinks, FIFOs, sockets or devices, are in {self._state.path} alone; a mount"
+            " with another state directory shows defaults"
+        ]
 
     def _tell_pending(self) -> None:
         status = self._mounted_vfs.status()

@@ -61,7 +61,7 @@ def test_a_local_store_holds_what_the_mount_writes(store_case: StoreCase, base: 
 
 
 def test_metadata_is_that_of_s3fs_and_rclone(store_case: StoreCase, mounts: Mounts) -> None:
-    """mode (decimal, with the type), uid, gid, and mtime in seconds with all nine decimals."""
+    """mode (octal, a zero in front, with the type), uid, gid, and mtime in seconds with all nine decimals."""
     mount = mounts(store_case)
     file, folder, link = mount.root / "file", mount.root / "folder", mount.root / "link"
     file.write_text("content")
@@ -80,7 +80,7 @@ def test_metadata_is_that_of_s3fs_and_rclone(store_case: StoreCase, mounts: Moun
         ("link", stat.S_IFLNK | 0o777, 1_600_000_000_123_456_791),
     ]:
         metadata = store_case.metadata(key)
-        assert int(metadata["mode"]) == path_mode, (key, metadata)
+        assert metadata["mode"] == f"0{path_mode:o}", (key, metadata)
         assert (metadata["uid"], metadata["gid"]) == ("1001", "1002")
         assert int(Decimal(metadata["mtime"]) * 1_000_000_000) == time_ns, (key, metadata)
 
