@@ -210,7 +210,8 @@ class FuseOperations(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        await self._vfs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        owner = (ctx.uid, ctx.gid)
+        await self._vfs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, owner)
 
     # -- directories -------------------------------------------------------------------------------
 

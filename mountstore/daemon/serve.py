@@ -368,7 +368,7 @@ class Mount:
         if self._request.read_only or self._keeps_metadata:
             return []
         return [
-            f"{self._record.url} keeps no metadata: modes, owners, times, hard links, extended attributes, and"
+            f"{self._record.url} keeps no metadata: modes, owners, times, hard links, extended attributes and"
             f" which files are symlinks, FIFOs, sockets or devices, are in {self._state.path} alone; a mount"
             " with another state directory shows defaults"
         ]

@@ -35,6 +35,8 @@ from mountstore.vfs.xattrs import inherited
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+_RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT
 _LINK_MAX = 65_000
 _LAZY_NS = 30_000_000_000
 """How long the time of a directory may lag behind in the store, while nothing else of it changes."""
@@ -434,13 +436,19 @@ class Tree:
     # -- renaming ----------------------------------------------------------------------------------
 
     def rename(
-        self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int
+        self,
+        parent: Node,
+        name: bytes,
+        new_parent: Node,
+        new_name: bytes,
+        flags: int,
+        owner: tuple[int, int] = (0, 0),
     ) -> tuple[Node, Node | None]:
         """Move a name, replacing what is there; returns what moved and what was replaced.
 
-        Raises what rename(2) names.
+        With RENAME_WHITEOUT a device 0:0 of this owner takes the old name. Raises what rename(2) names.
         """
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+        if flags & ~_RENAME_FLAGS or (flags & RENAME_EXCHANGE and flags != RENAME_EXCHANGE):
             raise fail(errno.EINVAL)
         dentry, node = self._entry(parent, name)
         segment = self._check_name(new_parent, new_name, is_dir=node.is_dir, old=dentry)
@@ -481,6 +489,8 @@ class Tree:
                 parent.nlink -= 1
                 new_parent.nlink += 1
             self._moved(node, now)
+            if flags & RENAME_WHITEOUT:
+                self.create(parent, name, stat.S_IFCHR, *owner)
             self.keep_implicit(parent)
             self._changed_entries(parent, now)
             if new_parent is not parent:

@@ -236,7 +236,13 @@ class Vfs(Extended):
         self._removed(self._tree.rmdir(folder, name))
 
     async def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: int = 0,
+        owner: tuple[int, int] = (0, 0),
     ) -> None:
         self._writable()
         folder = await self._listed(parent, name)
@@ -246,7 +252,7 @@ class Vfs(Extended):
             await self._listed(target.ino)
         if (moving := self._index.entry(parent, name)) is not None:
             self._check_name_fits(moving, new_folder, new_name)
-        _, replaced = self._tree.rename(folder, name, new_folder, new_name, flags)
+        _, replaced = self._tree.rename(folder, name, new_folder, new_name, flags, owner)
         if replaced is not None:
             self._removed(replaced)
         self._reconciler.wake()
