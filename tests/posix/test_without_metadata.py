@@ -29,8 +29,7 @@ def bare(base: Path) -> Iterator[StoreCase]:
 def said(mount: Mount, *options: str) -> str:
     """What `mountstore mount` tells, and then ends the mount."""
     mount.root.mkdir(exist_ok=True)
-    words = ("mount", "--state-dir", mount.state, *options, mount.store, mount.root)
-    done = command(*words, env=mount.env)
+    done = command("mount", "--state-dir", mount.state, *options, mount.store, mount.root, env=mount.env)
     command("umount", mount.root, env=mount.env)
     return done.stdout + done.stderr
 
