@@ -13,6 +13,7 @@ from typing import Any
 from mountstore.fsck import mending
 from mountstore.fsck.findings import Fault, error
 from mountstore.fsck.opened import Opened
+from mountstore.vfs.markers import SUFFIX
 from mountstore.vfs.names import name_of_segment
 from mountstore.vfs.places import without_deep
 from mountstore.vfs.rows import ROOT_INO, Dentry
@@ -188,7 +189,8 @@ def _objects(at: Opened) -> Iterator[Fault]:
         f"SELECT dir, base FROM object WHERE {wrong} OR typeof(dir)!='text' OR typeof(base)!='text'"
         " OR typeof(etag) NOT IN ('null','text') OR size < 0 OR base='' OR (dir!='' AND substr(dir,-1)!='/')"
         " OR instr(substr(base, 1, length(base)-1), '/') OR cid < 0 OR stale < 0"
-        " OR (cid=0 AND substr(base,-1)!='/') OR (etag IS NULL AND substr(base,-1)='/' AND size!=0)"
+        f" OR (cid=0 AND substr(base,-1)!='/' AND substr(base,-{len(SUFFIX)})!='{SUFFIX}')"
+        " OR (etag IS NULL AND substr(base,-1)='/' AND size!=0)"
     )
     for folder, base in rows:
         yield error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mountstore.backends.memory import DictStore
+from mountstore.fsck import check_state, check_store
 from tests.vfs.mounted import contents, running
 
 
@@ -24,6 +25,8 @@ async def test_such_a_marker_is_a_directory(store: DictStore, state: Path) -> No
         }
         assert m.store.changes() == []
     assert contents(store) == before
+    assert check_state(state, store).left == []
+    assert check_store(store).left == []
 
 
 async def test_it_goes_with_its_directory(store: DictStore, state: Path) -> None:
