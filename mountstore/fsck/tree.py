@@ -11,6 +11,7 @@ from functools import partial
 from mountstore.fsck import mending
 from mountstore.fsck.findings import Fault, error
 from mountstore.fsck.opened import Opened
+from mountstore.vfs.markers import SUFFIX
 from mountstore.vfs.places import DEEP, prefix_below, segment_of
 from mountstore.vfs.rows import ROOT_INO, Dentry
 
@@ -274,9 +275,13 @@ def _hidden(at: Opened) -> Iterator[Fault]:
         " AND NOT EXISTS (SELECT 1 FROM node m WHERE m.subtree=1"
         "   AND substr(o.dir || o.base, 1, length(m.prefix)) = m.prefix)"
         # Where members of directories with too long a path are: no name is to show it.
-        " AND o.dir != ? AND o.dir || o.base != ?",
+        " AND o.dir != ? AND o.dir || o.base != ?"
+        # Nor the further marker of a directory that is there.
+        " AND NOT (o.cid=0 AND EXISTS (SELECT 1 FROM wants w WHERE w.dir=o.dir"
+        "   AND substr(w.base, 1, length(w.base)-1) || ? = o.base))",
         DEEP,
         DEEP,
+        SUFFIX,
     ):
         yield error(
             "index", folder + base, "a known object without a name", "the next listing names it",

@@ -21,8 +21,8 @@ access chdir chmod chown copy-file dentry dir dirdeep dirmany fallocate fcntl fi
 getdent hdd io iomix link locka lockf lockofd mknod open rename symlink sync-file touch utime xattr
 """
 STRESSORS = NAMES.split()
-SECONDS = 5 if LONG else 1
-AT_ONCE = 1 if LONG else 4
+SECONDS = 1
+AT_ONCE = 4
 LIMIT_S = 120.0
 
 
