@@ -27,7 +27,8 @@ from mountstore.vfs.tree import Tree
 _ASKS = 4  # how often an object is asked for until two answers agree
 _ASK_AGAIN_S = 0.5  # after which a request without an answer is asked about
 _DIGEST = "sha256"
-_LAST_LOOK_S = 2.0  # after which a request that has not landed is taken for lost
+LAST_LOOK_S = 2.0  # after which a request that has not landed is taken for lost
+_MANY = 10_000
 
 
 class Answers:
@@ -49,7 +50,9 @@ class Answers:
         self._store = store
         self._busy = busy
         self._capabilities = store.store.capabilities
-        self._looked: set[str] = set()  # keys without a name, whose requests had not landed at a first look
+        self._puts: dict[str, float] = {}  # until when (trio's clock) one without an answer may still land
+        self._deletes: dict[str, float] = {}
+        self._looked: set[str] = set()  # keys that are unsettled still after a first look
 
     def metadata(self, node: Node, dentry: Dentry, key: str, *, new_content: bool) -> dict[str, str]:
         """What travels beside the content of this node under a key; nothing where the store keeps none.
@@ -115,12 +118,37 @@ class Answers:
     def unsettled(self, key: str) -> None:
         """The request may have landed or not: until that is known, nothing is believed of this key."""
         if self._index.intents(key):
+            self._expect(self._puts, key)
+            self._looked.discard(key)
             self._busy.unsettled[key] = trio.current_time() + _ASK_AGAIN_S
+
+    def delete_lost(self, key: str) -> None:
+        """The answer to a delete was lost: it may land later."""
+        self._expect(self._deletes, key)
+
+    def put_may_land(self, key: str) -> bool:
+        """Whether a put or copy without an answer may be on its way: it could bring back what is deleted."""
+        return self._puts.get(key, 0.0) > trio.current_time()
+
+    def delete_may_land(self, key: str) -> bool:
+        """Whether a delete without an answer may be on its way: it could take what is put now."""
+        return self._deletes.get(key, 0.0) > trio.current_time()
+
+    def _expect(self, requests: dict[str, float], key: str) -> None:
+        now = trio.current_time()
+        if len(requests) > _MANY:
+            for old in [old for old, until in requests.items() if until <= now]:
+                del requests[old]
+        requests[key] = now + LAST_LOOK_S
 
     def unwant_if_unnamed(self, key: str) -> None:
         """What has landed where no name wants it any more is stale; in the caller's transaction."""
         if self._tree.find(key) is None:
             self._index.set_stale(key, time.time_ns())
+
+    async def explain(self, key: str) -> bool:
+        """Whether an object that is not what it was known to be is so by a request of ours; recorded then."""
+        return bool(self._index.intents(key)) and await self.landed_before(key)
 
     async def landed_before(self, key: str) -> bool:
         """Whether the object is what an earlier request of ours put, whose answer was lost; recorded then."""
@@ -142,7 +170,8 @@ class Answers:
                 Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
             )
             self._content.sums.landed(intent.cid)
-            if node is not None and node.nlink and not node.is_dir and intent.kind == "put":
+            newer = node is not None and node.base_cid < intent.cid
+            if node is not None and newer and node.nlink and not node.is_dir and intent.kind == "put":
                 # Layers that went into it may stay above it: they hold the same bytes.
                 node.base_cid = intent.cid
                 self._content.stack(node).version += 1
@@ -152,29 +181,43 @@ class Answers:
             self.unwant_if_unnamed(intent.key)
         self._content.remove(gone)
 
+    def _is_bound(self, intent: Intent) -> bool:
+        """Whether a request is refused once another one has changed the object."""
+        return self._capabilities.conditional_put and intent.kind == "put" and not intent.key.endswith("/")
+
+    async def ask(self, key: str) -> bool:
+        """Have a first look before its time; whether the key is settled then. Raises StoreError."""
+        if key in self._busy.unsettled and key not in self._looked:
+            await self.recover(key)
+        return key not in self._busy.unsettled
+
     async def recover(self, key: str) -> None:
         """Find out which of the requests to this key has landed. Raises StoreError.
 
-        One that has not may be on its way yet. Where a name wants the key, the next request meets it; where
-        none does, the key is looked at once more before it is forgotten.
+        One that has not may be on its way yet. Where a name wants the key, the conditions of the two keep
+        the next request and it apart; where none does, or it has no condition, the key stays unsettled until
+        it was looked at once more.
         """
         await self._busy.wait(key)
-        again = False
-        if self._index.intents(key):
+        again = 0.0
+        if intents := self._index.intents(key):
             self._busy.take(key)
             try:
                 failpoint("recover-begins")
-                if not await self.landed_before(key) and self._tree.find(key) is None:
-                    again = key not in self._looked
-                    if again:
-                        self._looked.add(key)
-                    else:
+                if not await self.landed_before(key):
+                    named = self._tree.find(key) is not None
+                    if key not in self._puts:
+                        self._expect(self._puts, key)  # sent before a start of ours
+                    if self.put_may_land(key) and not (named and all(map(self._is_bound, intents))):
+                        again = self._puts[key]
+                    elif not named:
                         with self._index.transaction():
                             self._index.drop_intents(key)
             finally:
                 self._busy.give(key)
         if again:
-            self._busy.unsettled[key] = trio.current_time() + _LAST_LOOK_S
+            self._looked.add(key)
+            self._busy.unsettled[key] = again
         else:
             self._looked.discard(key)
             self._busy.unsettled.pop(key, None)

@@ -10,7 +10,7 @@ import logging
 import time
 
 from mountstore.aio import AsyncStore
-from mountstore.errors import PreconditionFailed
+from mountstore.errors import PreconditionFailed, Unavailable
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.content import BusyKeys, Content
 from mountstore.vfs.failpoints import failpoint
@@ -64,7 +64,7 @@ class Clearing:
 
     async def make_room(self, key: str, node: Node) -> None:
         """Before a key is written: rescue content that only lives there, remove what is in the way."""
-        if self._tree.is_held(key):
+        if self._tree.is_held(key) or self._answers.delete_may_land(key):
             raise Blocked
         if (known := self._index.object(key)) is not None and known.cid and known.cid != node.cid:
             for ino in self._index.users_of_content(known.cid):
@@ -72,31 +72,34 @@ class Clearing:
                 if other is None or other is node:
                     continue
                 if all(k.key == key for k in self._index.objects_with(known.cid)):
-                    await self._rescue(other, known)
-        if not self._index.any_stale():
-            return
-        # Stores that keep objects as files cannot hold `a` beside `a/b`: what is leaving goes first.
-        cut = key.find("/")
-        while cut > 0:
-            above = self._index.object(key[:cut])
-            if above is not None and above.stale:
-                await self.delete(above)
-            cut = key.find("/", cut + 1)
-        for below in list(self._index.objects_below(key.rstrip("/") + "/", stale=True)):
-            if below.etag is not None and not key.endswith("/"):
-                await self.delete(below)
+                    await self._rescue(other, key)
+        for known in self._in_way(key):
+            await self.delete(known, room_for=key)
 
-    async def _rescue(self, node: Node, known: Known) -> None:
-        """Keep the content of a node whose only object is about to be replaced."""
+    def _in_way(self, key: str) -> list[Known]:
+        """Stores that keep objects as files cannot hold `a` beside `a/b`: what has to go before it."""
+        if not self._index.any_stale():
+            return []
+        above = [self._index.object(key[:cut]) for cut, char in enumerate(key) if char == "/" and cut]
+        found = [known for known in above if known is not None and known.stale]
+        if not key.endswith("/"):
+            below = self._index.objects_below(key + "/", stale=True)
+            found += [known for known in below if known.etag is not None]
+        return found
+
+    async def _rescue(self, node: Node, key: str) -> None:
+        """Keep the content of a node whose only object is about to be replaced, or is in the way of a key."""
         if node.ino in self.uploading:
             raise Blocked
-        if node.nlink and self._can_leave(node, known.key):
+        if node.nlink and self._can_leave(node, key):
             # It has somewhere to go: let it go there first.
             self.postpone(node, 0)
             raise Blocked
         # Open but unlinked, or names that change places.
-        if not await self._content.rescue(node):
+        if node.target is None and not await self._content.rescue(node):
             raise Blocked
+        if node.target is not None:
+            self._content.sync_index()
         if node.nlink:
             with self._index.transaction():
                 self._tree.want(node, 0)
@@ -110,12 +113,13 @@ class Clearing:
         seen = {key}
         while True:
             target = self._tree.key_of(self._index.links(node.ino)[0])
-            there = self._index.object(target)
             if target in seen:
                 return False
+            there = self._index.object(target)
             users = [
                 user
-                for ino in (self._index.users_of_content(there.cid) if there is not None else ())
+                for known in [*([there] if there is not None else []), *self._in_way(target)]
+                for ino in self._index.users_of_content(known.cid)
                 if (user := self._index.node(ino)) is not None and user is not node
             ]
             if not users:
@@ -125,13 +129,16 @@ class Clearing:
             seen.add(target)
             node = users[0]
 
-    async def delete(self, known: Known) -> None:
+    async def delete(self, known: Known, *, room_for: str | None = None) -> None:
+        """Delete a stale object. `room_for`: the key that it is in the way of."""
         key = known.key
         if self._tree.find(key) is not None:
             with self._index.transaction():
                 self._index.set_stale(key, 0)
             return
         if key in self._busy or self._tree.is_held(key) or self._is_needed(key):
+            raise Blocked
+        if self._answers.put_may_land(key):
             raise Blocked
         if known.cid and all(k.key == key or k.stale for k in self._index.objects_with(known.cid)):
             for ino in self._index.users_of_content(known.cid):
@@ -144,8 +151,12 @@ class Clearing:
                     with self._index.transaction():
                         self._tree.want(user, 0)
                         self._index.save(user)
-                if user.nlink or not await self._content.rescue(user):
+                if room_for is not None:
+                    await self._rescue(user, room_for)
+                elif user.nlink or not await self._content.rescue(user):
                     raise Blocked
+            if key in self._busy or self._tree.find(key) is not None:
+                raise Blocked  # that took a while
         if key.endswith("/") and any(below.key != key for below in self._index.objects_below(key)):
             with self._index.transaction():
                 self._index.park(key)
@@ -183,6 +194,9 @@ class Clearing:
                 raise PreconditionFailed(key=key)
             if info is not None:
                 await self._store.delete(key, missing_ok=True)
+        except Unavailable:
+            self._answers.delete_lost(key)
+            raise
         except PreconditionFailed:
             log.warning("%r was changed by somebody else after it was removed here: it comes back", key)
             self._expire_parent(key)

@@ -57,6 +57,10 @@ class Snapshot:
     layers: tuple[Layer, ...]
 
 
+_SETTLES_S = 5.0  # how long a read waits for what became of a request without an answer
+_LOOK_S = 0.02
+
+
 class BusyKeys:
     """Keys that a request of ours is changing right now, or may have changed: its answer was lost."""
 
@@ -80,6 +84,15 @@ class BusyKeys:
     async def wait(self, key: str) -> None:
         while key in self._busy:
             await self._busy[key].wait()
+
+    async def settled(self, key: str) -> None:
+        """Return when no request of ours changes this key, and it is known what became of the last one, or
+        that cannot be found out."""
+        await self.wait(key)
+        with trio.move_on_after(_SETTLES_S):
+            while key in self.unsettled:
+                await trio.sleep(_LOOK_S)
+        await self.wait(key)
 
 
 class Content:
@@ -349,8 +362,8 @@ class Content:
                 data = await self._store.run(read_checked, store, known.key, start, stop, condition, sums)
             except (NotFound, PreconditionFailed):
                 # Perhaps our own upload has replaced it just now: then the index is about to say so.
-                if known.key in self._busy:
-                    await self._busy.wait(known.key)
+                # So it is with one whose answer was lost, once it has been asked about.
+                await self._busy.settled(known.key)
                 tried.add((known.key, known.etag))
                 continue
             if len(data) != stop - start:

@@ -56,9 +56,11 @@ class Folders:
         if not self._tree.places.fits(key):
             raise Blocked  # above it a directory has moved that is still to be visited
         if key in self._busy.unsettled:
-            await self._answers.recover(key)
+            settled = await self._answers.ask(key)
             if not node.nlink or self._tree.prefix_of(node.ino) != key:
                 return  # what is stale by now has to stay so
+            if not settled:
+                raise Blocked
         known = self._index.object(key)
         if known is not None and known.etag is not None and known.mid == node.mid:
             if known.stale:

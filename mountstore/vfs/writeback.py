@@ -76,9 +76,11 @@ class Writeback:
             if not self._tree.places.fits(key):
                 raise Blocked  # above it a directory has moved that is still to be visited
             if key in self._busy.unsettled:
-                await self._answers.recover(key)
+                settled = await self._answers.ask(key)
                 if self._gone_or_moved(node, dentry, key):
                     return  # what is stale by now has to stay so
+                if not settled:
+                    raise Blocked
             known = self._index.object(key)
             if known is not None and known.cid == node.cid and known.mid == node.mid:
                 if known.stale:
@@ -176,6 +178,8 @@ class Writeback:
         """A file was changed in part, and somebody replaced the object that has the rest of it."""
         base_cid = node.base_cid
         for known in self._index.objects_with(base_cid):
+            if (known.key != key and known.key in self._busy) or await self._answers.explain(known.key):
+                raise Blocked  # a request of ours has replaced it
             info = await self._answers.head(known.key, known.etag)
             if info is not None and info.etag == known.etag:
                 raise Blocked  # it is still there: a passing fault
@@ -361,10 +365,12 @@ class Writeback:
                 with self._index.transaction():
                     self._index.drop_object(key)
                 raise Blocked
-        await self._source_changed(node, source)
+        await self._source_changed(node, key, source)
 
-    async def _source_changed(self, node: Node, source: Known) -> None:
+    async def _source_changed(self, node: Node, key: str, source: Known) -> None:
         """Somebody replaced or removed the object that a clean node was to be copied from."""
+        if (source.key != key and source.key in self._busy) or await self._answers.explain(source.key):
+            raise Blocked
         info = await self._answers.head(source.key, source.etag)
         if node.base_cid != source.cid or self._index.object(source.key) != source:
             raise Blocked

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -15,14 +17,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from mountstore.backends.memory import DictStore
-from mountstore.vfs import reconcile
+from mountstore.store import ObjectInfo
+from mountstore.vfs import answers, reconcile
 from tests.vfs.drivers import VfsDriver
-from tests.vfs.faulty import Fault, FaultyStore
+from tests.vfs.faulty import Fault, FaultyStore, Past
 from tests.vfs.machine import Machine, machine_settings
 from tests.vfs.mounted import Mounted, contents, running
 
+CHANGES = ["put", "copy", "delete", "put_changes"]
+LATEST_S = 0.3
+"""How long a request may be on its way."""
+
 ttls = st.sampled_from([0.0, 3600.0])
 delays = st.sampled_from([0.0, 0.005])
+
+
+class Md5Store(DictStore):
+    """As on S3, an etag is that of the content, and comes back with it."""
+
+    def _place(self, key: str, data: bytes, metadata: dict[str, str]) -> ObjectInfo:
+        info = super()._place(key, data, metadata)
+        info = replace(info, etag=hashlib.md5(data).hexdigest())
+        self._set(key, data, info)
+        return info
 
 
 class Both(Machine):
@@ -32,6 +49,7 @@ class Both(Machine):
         super().__init__()
         self.portal = self.stack.enter_context(start_blocking_portal("trio"))
         self.store = DictStore()
+        self.past = Past()
         self.count = 0
         self.gates: list[Fault] = []
         self.m: Mounted
@@ -39,9 +57,18 @@ class Both(Machine):
 
     # -- life --------------------------------------------------------------------------------------
 
-    @initialize(ttl_s=ttls, delay_s=delays, local=st.booleans())
-    def begin(self, ttl_s: float, delay_s: float, local: bool) -> None:
-        self.options: dict[str, Any] = {"checkpoint_s": 0.01}
+    @initialize(
+        ttl_s=ttls,
+        delay_s=delays,
+        local=st.booleans(),
+        lacking=st.sets(st.sampled_from(["local", "conditional_delete"])),
+        md5s=st.booleans(),
+    )
+    def begin(self, ttl_s: float, delay_s: float, local: bool, lacking: set[str], md5s: bool) -> None:
+        self.options: dict[str, Any] = {"checkpoint_s": 0.01, "stream_bytes": 8}
+        self.lacking = lacking
+        if md5s:
+            self.store = Md5Store()
         self.other_flags(ttl_s, delay_s, local)
         self.start(self.root / "state0")
 
@@ -51,7 +78,7 @@ class Both(Machine):
         self.options |= {"ttl_s": ttl_s, "upload_delay_s": delay_s, "fsync": "local" if local else "remote"}
 
     def start(self, state: Path) -> None:
-        faulty = FaultyStore(self.store)
+        faulty = FaultyStore(self.store, lacking=self.lacking, past=self.past, part_bytes=4)
         self.cm = self.portal.wrap_async_context_manager(running(faulty, state, drain=False, **self.options))
         self.m = self.cm.__enter__()
         self.ours = VfsDriver(self.portal, self.m)
@@ -87,6 +114,7 @@ class Both(Machine):
 
     def upload(self) -> None:
         self.portal.call(self.m.drain)
+        self.past.land(now=True)
         status = self.m.vfs.status()
         assert status.conflicts == []
         assert status.pending_count == 0
@@ -120,9 +148,23 @@ class Both(Machine):
         while self.gates:
             self.gates.pop().open()
 
-    @rule(verb=st.sampled_from(["put", "copy", "delete", "put copy delete"]), lose=st.booleans())
-    def fault(self, verb: str, lose: bool) -> None:
-        self.m.store.add("lose" if lose else "fail", verb)
+    @rule(
+        verbs=st.sampled_from([*CHANGES, " ".join(CHANGES), "start_upload", "put_part", "head"]),
+        lose=st.booleans(),
+    )
+    def fault(self, verbs: str, lose: bool) -> None:
+        self.m.store.add("lose" if lose else "fail", verbs)
+
+    @rule(verb=st.sampled_from(CHANGES), delay_s=st.sampled_from([0.0, 0.01, 0.1, LATEST_S]))
+    def late(self, verb: str, delay_s: float) -> None:
+        """The next such request arrives after its answer was given up."""
+        self.m.store.add("late", verb, delay_s=delay_s)
+
+    @rule(verb=st.sampled_from(["head", "list"]), kind=st.sampled_from(["stale", "etag"]))
+    def wrong_answer(self, verb: str, kind: Literal["stale", "etag"]) -> None:
+        """The next such answer is an earlier one, or has other etags; but what is told twice is believed."""
+        if not any(fault.times for fault in self.m.store.faults if fault.kind in ("stale", "etag")):
+            self.m.store.add(kind, verb)
 
     @rule(seconds=st.sampled_from([0.0, 0.003, 0.02]))
     def wait(self, seconds: float) -> None:
@@ -137,3 +179,5 @@ class TestBoth(Both.TestCase):  # type: ignore[misc, valid-type]
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What fails is tried again soon: faults are frequent here."""
         monkeypatch.setattr(reconcile, "_BACKOFF_S", (0.002, 0.005, 0.01))
+        monkeypatch.setattr(answers, "_ASK_AGAIN_S", 0.02)
+        monkeypatch.setattr(answers, "LAST_LOOK_S", 2 * LATEST_S)
