@@ -97,6 +97,9 @@ class Answers:
 
     async def is_ours(self, info: ObjectInfo, intent: Intent) -> bool:
         """Whether an object is what this intent put. Raises StoreError."""
+        known = self._index.object(info.key)
+        if known is not None and known.etag == info.etag and known.cid != intent.cid:
+            return False  # it is what was there before, even if it is like this
         if info.size != intent.size:
             return False
         if self._capabilities.metadata:

@@ -387,9 +387,9 @@ class Vfs(Extended):
         if node.base_cid and node.size <= _WHOLE and (offset or len(data) < node.size):
             await self._take_whole(node)
         self._content.write(node, offset, data)
+        self._tree.changed_content(node)
         if node.size >= self.options.stream_bytes:
             self._streams.written(node, offset, len(data))
-        self._tree.changed_content(node)
         if not node.unsaved:
             node.unsaved = True
             self._unsaved.add(node)

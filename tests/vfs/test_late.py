@@ -117,6 +117,19 @@ async def test_a_lost_change_of_attributes_disturbs_no_reader(faulty: FaultyStor
         assert m.vfs.status().conflicts == []
 
 
+async def test_the_old_object_is_not_taken_for_what_a_stream_put(store: DictStore, state: Path) -> None:
+    faulty = FaultyStore(store, past=Past(), part_bytes=4)
+    async with running(faulty, state, upload_delay_s=0.0, stream_bytes=8) as m:
+        await m.write_file("a", b"old content.")
+        await m.drain()
+        failed = faulty.add("fail", "put_part", "a")
+        await m.patch("a", b"NEW CONTENT", 1)
+        await until(lambda: failed.fired)
+        await m.drain()
+        assert await m.read_file("a") == b"oNEW CONTENT"
+        assert contents(store) == {"a": b"oNEW CONTENT"}
+
+
 @pytest.mark.parametrize("symlink", [False, True])
 async def test_a_file_and_a_folder_change_places(faulty: FaultyStore, state: Path, symlink: bool) -> None:
     """Each is in the way of the other, where keys are paths."""
