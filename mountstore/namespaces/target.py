@@ -28,6 +28,7 @@ from mountstore.namespaces.items import Provisioned
 from mountstore.store import ObjectStore
 
 MARKER = "mountstore.hid"
+_DEEPEST = 100  # folders within each other: no name has more
 
 
 class Target(ABC):
@@ -141,13 +142,24 @@ class StoreTarget(Target):
             if not self._in_use(store):
                 raise BackendDoesNotExist("nothing was created here")
             # The marker goes last, so that what a crash leaves can be destroyed again.
-            for page in store.pages():
-                store.delete_many(info.key for info in page.objects if info.key != MARKER)
+            for _ in range(_DEEPEST):
+                if not self._emptied(store):
+                    break
             store.delete(MARKER, missing_ok=True)
             with self._marked(store) as (place, key):
                 place.delete(key, missing_ok=True)
         finally:
             self.close(store)
+
+    @staticmethod
+    def _emptied(store: ObjectStore) -> bool:
+        """Delete all but the marker; whether there was anything. Some stores keep the folders then."""
+        found = False
+        for page in store.pages():
+            keys = [info.key for info in page.objects if info.key != MARKER]
+            found = found or bool(keys)
+            store.delete_many(keys)
+        return found
 
     def reached(self) -> ObjectStore:
         """The store, whether it was created or not; to be given back with `close`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mountstore.errors import BadUrl, UsageError
 from mountstore.registry import factories
+from mountstore.registry.buckets import bucket_of
 from mountstore.registry.urls import Url, quote_path, write_query
 
 if TYPE_CHECKING:
@@ -123,74 +123,16 @@ def _remote(url: Url) -> tuple[str, str]:
     return remote, path.rstrip("/")
 
 
-_B2 = re.compile(
-    r"(?:(?P<key>[^@:/]+):(?P<secret>[^@]+)@|(?P<profile>[^@:/]+)@)?(?P<endpoint>https?://[^/]+)?"
-    r"/(?P<bucket>[^/]+)(?:/(?P<path>.*))?",
-    re.DOTALL,
-)
-_B2_KEYS = ("B2_APPLICATION_KEY_ID", "B2_APPLICATION_KEY")
-
-
 def open_b2(url: Url, **options: Any) -> ObjectStore:
     """B2 by its S3 interface. The key is that in the URL, or in B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY,
     or of a profile, or what boto3 finds."""
-    from mountstore.backends.s3 import BucketStore
-
-    bucket, prefix, endpoint, match = _b2(url)
-    chosen: dict[str, Any] = {"endpoint": endpoint, "profile": url.query.get("profile")}
-    key, secret = (os.environ.get(name) for name in _B2_KEYS)
-    if match is not None and match["key"]:
-        key, secret = match["key"], match["secret"]
-    elif match is not None and match["profile"]:
-        chosen["profile"] = match["profile"]
-    region = re.fullmatch(r"https?://s3\.([a-z0-9-]+)\.backblazeb2\.com", endpoint)
-    chosen["region"] = region[1] if region else url.query.get("region")
-    if key and secret and not chosen["profile"]:
-        import boto3
-
-        session = boto3.session.Session(aws_access_key_id=key, aws_secret_access_key=secret)
-        chosen["client"] = session.client(
-            "s3", endpoint_url=endpoint, region_name=chosen["region"] or "us-east-1"
-        )
-    return BucketStore(bucket, prefix, **{**chosen, **options})
+    bucket = bucket_of(url)
+    return bucket.open(**{"client": bucket.client(), **options})
 
 
 def b2_canonical(url: Url) -> str:
-    bucket, prefix, endpoint, _ = _b2(url)
-    return f"b2://{bucket}/{quote_path(prefix)}{write_query({'endpoint': endpoint})}"
-
-
-def _b2(url: Url) -> tuple[str, str, str, re.Match[str] | None]:
-    """(bucket, prefix, endpoint, what the form of one colon says). Raises BadUrl, which repeats no key."""
-    url.allow("endpoint", "profile", "region")
-    match = None
-    endpoint = url.query.get("endpoint")
-    if url.netloc is None:
-        match = _B2.fullmatch(url.path)
-        if match is None:
-            raise BadUrl(
-                "a B2 bucket is written b2:[PROFILE@|KEY:SECRET@][https://HOST]/BUCKET/PATH, or "
-                "b2://BUCKET/PATH"
-            )
-        bucket, path = match["bucket"], match["path"] or ""
-        endpoint = match["endpoint"] or endpoint
-    else:
-        if "@" in url.netloc or ":" in url.netloc:
-            raise BadUrl(f"b2://BUCKET/PATH holds no key; put it into {' and '.join(_B2_KEYS)}")
-        bucket, path = url.netloc, url.path.removeprefix("/")
-    if not bucket:
-        raise BadUrl("the bucket is missing: b2://BUCKET/PATH")
-    if endpoint is None:
-        region = url.query.get("region")
-        if region is None:
-            raise BadUrl(
-                "which of B2's servers? ?region=us-west-004, or ?endpoint=https://HOST, as B2's page of "
-                "the bucket says"
-            )
-        endpoint = f"https://s3.{region}.backblazeb2.com"
-    if re.fullmatch(r"https?://[^/@?#]+", endpoint.rstrip("/")) is None:
-        raise BadUrl("the endpoint of a b2: URL is https://HOST[:PORT]")
-    return bucket, f"{path.strip('/')}/" if path.strip("/") else "", endpoint.rstrip("/"), match
+    bucket = bucket_of(url)
+    return f"b2://{bucket.name}/{quote_path(bucket.prefix)}{write_query({'endpoint': bucket.endpoint or ''})}"
 
 
 def rclone_canonical(url: Url) -> str:

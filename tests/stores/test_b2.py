@@ -7,7 +7,7 @@ import pytest
 from mountstore import open_store
 from mountstore.errors import BadUrl, StoreError
 from mountstore.registry import canonical
-from mountstore.registry.remote import _b2
+from mountstore.registry.buckets import bucket_of
 from mountstore.registry.urls import parse, redact
 from tests.servers import S3Server
 
@@ -57,11 +57,14 @@ def test_a_wrong_key_is_not_repeated(versitygw: S3Server) -> None:
 
 
 def test_a_region_names_the_server() -> None:
-    assert _b2(parse("b2://bucket/a/b?region=us-west-004"))[:3] == (
-        "bucket",
-        "a/b/",
-        "https://s3.us-west-004.backblazeb2.com",
-    )
+    bucket = bucket_of(parse("b2://bucket/a/b?region=us-west-004"))
+    assert (bucket.name, bucket.prefix) == ("bucket", "a/b/")
+    assert (bucket.endpoint, bucket.region) == ("https://s3.us-west-004.backblazeb2.com", "us-west-004")
+
+
+def test_an_at_sign_in_a_path_is_no_login() -> None:
+    bucket = bucket_of(parse("b2:https://s3.us-west-004.backblazeb2.com/bucket/p@th"))
+    assert (bucket.prefix, bucket.key, bucket.profile) == ("p@th/", None, None)
 
 
 def test_one_name_for_one_store() -> None:
