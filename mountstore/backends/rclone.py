@@ -249,11 +249,7 @@ class RcloneStore(ObjectStore):
             os.utime(path, ns=(mtime_ns, mtime_ns))
             if self._is_folder(name):
                 raise InvalidKey(f"{key!r} is a folder on this remote", key=key)
-            self._rc(
-                "operations/copyfile",
-                srcFs=str(self._process.folder), srcRemote=file, dstFs=self._fs, dstRemote=name, key=key,
-                _config=_COPYING,
-            )  # fmt: skip
+            self._copy_in(file, name, key)
         except NotFound:
             raise InvalidKey(f"{key!r}: another object is in the way of its folder", key=key) from None
         finally:
@@ -284,6 +280,21 @@ class RcloneStore(ObjectStore):
             return
         if self._prune:
             self._remove_empty(name.rpartition("/")[0])
+
+    def _copy_in(self, file: str, name: str, key: str) -> None:
+        """Copy a spooled file to the remote. Raises NotFound if its folder cannot be made."""
+        for attempt in range(_TRIES):
+            try:
+                self._rc(
+                    "operations/copyfile",
+                    srcFs=str(self._process.folder), srcRemote=file, dstFs=self._fs, dstRemote=name, key=key,
+                    _config=_COPYING,
+                )  # fmt: skip
+                return
+            except NotFound:
+                # Somebody may have removed the last other object of the folder, and a server the folder.
+                if attempt == _TRIES - 1:
+                    raise
 
     def _remove_empty(self, name: str) -> None:
         while name and self._items(name) == []:
