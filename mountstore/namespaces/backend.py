@@ -136,7 +136,7 @@ class NamespaceBackend:
         The original leaves the doubled slashes of short names to the file system, which takes them for one;
         its own listing of S3 fails on them, and many S3 servers do. So here they are one slash everywhere.
         """
-        return re.sub("/+", "/", name)
+        return re.sub("/+", "/", name) if "//" in name else name
 
     # -- folders ----------------------------------------------------------------------------------
 

@@ -125,6 +125,7 @@ class ChunkedBody(Body):
 def body_of(connection: Connection, head: Head) -> Body:
     """The body that follows this head. Raises Refused for one that is announced to be too long."""
     if head.length is None:
+        assert head.parser is not None  # only it reads heads of chunks
         return ChunkedBody(connection, head.parser, expects_continue=head.expects_continue)
     if head.length > connection.limits.body_bytes:
         raise Refused(413, "the body is too long", closes=True)

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 TEXT = "text/plain; charset=utf-8"
 
-_STAY_S = 0.1  # a thread waits this long for the next request before it hands the connection back
+# A thread waits this long for the next request before it hands the connection back: a busy machine lets a
+# client pause so long, and whoever needs room for one more connection waits longer.
+_STAY_S = 0.25
 _STAND_IN_HOST = b"localhost"
 _COUNTED = frozenset(("GET", "HEAD", "POST", "DELETE"))
 

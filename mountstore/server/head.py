@@ -3,6 +3,9 @@
 h11 parses; what it lets pass and another parser might read otherwise is refused before it: line ends
 without CR, folded lines, several lengths, a length beside chunks. Where two readings of a message are
 possible, a request can be smuggled past whoever reads the other; so such a message ends its connection.
+
+Most heads are plain: a line of a known method and lines of visible ASCII, no name twice, no coding of the
+body. One expression reads these in a tenth of the time, and nothing else; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -21,6 +24,11 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})|%2[Ff]|%5[Cc]|%[01][0-9A-Fa-f]|%7
 _LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:([^\r]*)", re.IGNORECASE)
 _CODING = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
 _HOST = re.compile(rb"\r\nhost[ \t]*:", re.IGNORECASE)
+_FIELD = rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ ]?([!-~](?:[ -~]*[!-~])?)\r\n"
+_FIELDS = re.compile(_FIELD)
+_PLAIN = re.compile(rb"(GET|HEAD|POST|DELETE) ([!-~]+) HTTP/1\.1\r\n((?:%b)+)\r\n" % _FIELD)
+_NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+_LENGTH_DIGITS = 18
 
 
 class Refused(Exception):
@@ -51,7 +59,7 @@ class Head:
     has_body: bool
     keeps_alive: bool
     expects_continue: bool
-    parser: h11.Connection  # goes on with the chunks
+    parser: h11.Connection | None  # goes on with the chunks; None where there are none
     fault: Refused | None = None  # of the target: the message is clear, what it asks for is not
 
 
@@ -64,6 +72,28 @@ def has_bad_line_end(head: bytes | bytearray) -> bool:
 
 def parse_head(head: bytes, limits: Limits, *, host: bytes | None = None) -> Head:
     """Read a head that ends in an empty line. Raises Refused; `host` stands in for one that is missing."""
+    found = parse_plain(head, limits) or _parse_any(head, limits, host)
+    if found is None:
+        raise Refused(400, "not a whole request", closes=True)
+    return found
+
+
+def parse_plain(head: bytes, limits: Limits) -> Head | None:
+    """Read a head that has one reading only; None if it is not so plain."""
+    match = _PLAIN.fullmatch(head)
+    if match is None or match.end(2) + len(b" HTTP/1.1") > limits.target_bytes:
+        return None
+    fields = _FIELDS.findall(match[3])
+    headers = {name.lower(): value for name, value in fields}
+    if len(headers) != len(fields) or b"host" not in headers or not _NOT_PLAIN.isdisjoint(headers):
+        return None
+    length = headers.get(b"content-length")
+    if length is not None and not (length.isdigit() and len(length) <= _LENGTH_DIGITS):
+        return None
+    return _head_of(match[1], match[2], b"1.1", headers, None)
+
+
+def _parse_any(head: bytes, limits: Limits, host: bytes | None) -> Head | None:
     _check_lines(head, limits)
     if host is not None and not _HOST.search(head):
         head = head[:-2] + b"Host: " + host + b"\r\n\r\n"
@@ -75,31 +105,35 @@ def parse_head(head: bytes, limits: Limits, *, host: bytes | None = None) -> Hea
     except h11.RemoteProtocolError as error:
         raise Refused(error.error_status_hint, f"not HTTP: {error}", closes=True) from None
     if not isinstance(request, h11.Request):
-        raise Refused(400, "not a whole request", closes=True)
+        return None
     if request.http_version not in (b"1.0", b"1.1"):
         raise Refused(505, "the versions are HTTP/1.0 and HTTP/1.1", closes=True)
     headers: dict[bytes, bytes] = {}
     for key, value in request.headers:
         headers[key] = headers[key] + b", " + value if key in headers else value
-    length, has_body = _framing(headers, request.http_version)
-    target = request.target.decode("ascii")
+    return _head_of(request.method, request.target, request.http_version, headers, parser)
+
+
+def _head_of(
+    method: bytes, target: bytes, version: bytes, headers: dict[bytes, bytes], parser: h11.Connection | None
+) -> Head:
+    length, has_body = _framing(headers, version)
     name, is_folder, query, fault = "", False, cast(dict[str, str], {}), None
     try:
-        name, is_folder, query = _read_target(target)
+        name, is_folder, query = _read_target(target.decode("ascii"))
     except Refused as refused:
         fault = refused
     connection = {word.strip() for word in headers.get(b"connection", b"").lower().split(b",")}
     return Head(
-        method=request.method.decode("ascii"),
+        method=method.decode("ascii"),
         name=name,
         is_folder=is_folder,
         query=query,
         headers=headers,
         length=length,
         has_body=has_body,
-        keeps_alive=request.http_version == b"1.1" and b"close" not in connection,
-        expects_continue=headers.get(b"expect", b"").lower() == b"100-continue"
-        and request.http_version == b"1.1",
+        keeps_alive=version == b"1.1" and b"close" not in connection,
+        expects_continue=headers.get(b"expect", b"").lower() == b"100-continue" and version == b"1.1",
         parser=parser,
         fault=fault,
     )

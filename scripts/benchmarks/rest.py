@@ -3,7 +3,7 @@
 Both servers run all the time, each over a folder of its own on the same file system. For each row the two
 take turns, a short slice each, round after round, so that both see the same weather; a row shows the median
 of its rounds. The client is the same for both: sockets, requests made beforehand, and every answer checked;
-with --client borgstore it is that program's own. Our server has every object on the disk before it answers
+then that of borgstore, then ours. Our server has every object on the disk before it answers
 (on tmpfs that costs nothing); the other leaves it to the kernel.
 """
 
@@ -142,7 +142,30 @@ class BorgstoreClient:
         self._rest.close()
 
 
-CLIENTS: dict[str, Callable[[int], Client]] = {"lean": LeanClient, "borgstore": BorgstoreClient}
+class MountstoreClient:
+    """Our own: the extension where the server has it, else version 1 of the protocol."""
+
+    def __init__(self, port: int) -> None:
+        from mountstore.backends.rest import RestStore
+
+        self._store = RestStore.open_http(f"http://127.0.0.1:{port}")
+
+    def put(self, name: str, content: bytes, digest: str) -> None:
+        self._store.put(name, content)
+
+    def get(self, name: str, size: int) -> None:
+        if len(self._store.get(name)) != size:
+            raise Broken("another size came back")
+
+    def close(self) -> None:
+        self._store.close()
+
+
+CLIENTS: dict[str, Callable[[int], Client]] = {
+    "lean": LeanClient,
+    "borgstore": BorgstoreClient,
+    "mountstore": MountstoreClient,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -152,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--short", action="store_true", help="small sizes, for a look whether everything works")
     add("--rounds", type=int, default=0, metavar="N", help="slices of each server a row [7, short: 1]")
     add("--slice", type=float, default=1.0, metavar="S", help="seconds of a slice, at least one request [1]")
-    add("--client", choices=[*CLIENTS], action="append", help="who asks [lean, then borgstore]")
+    add("--client", choices=[*CLIENTS], action="append", help="who asks [all in turn]")
     add("--work", type=Path, metavar="FOLDER", help="where both stores lie [/dev/shm]")
     add("--json", type=Path, metavar="FILE", help="write everything there too")
     given = parser.parse_args(arguments)
