@@ -5,7 +5,7 @@ without CR, folded lines, several lengths, a length beside chunks. Where two rea
 possible, a request can be smuggled past whoever reads the other; so such a message ends its connection.
 
 Most heads are plain: a line of a known method and lines of visible ASCII, no name twice, no coding of the
-body. One expression reads these in a tenth of the time, and nothing else; a test holds the two together.
+body. One expression reads these, faster, and nothing else; a test holds the two together.
 """
 
 from __future__ import annotations
