@@ -31,6 +31,7 @@ from mountstore.vfs.staging import Layer, Staging
 from mountstore.vfs.status import Pending, Status
 from mountstore.vfs.streams import Streams
 from mountstore.vfs.tree import Tree, fail
+from mountstore.vfs.walks import Walks
 from mountstore.vfs.writeback import Writeback
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class Assembly:
             capabilities.concurrency,
         )
         self._neighbours = Neighbours(self._index, self._content.blocks)
+        self._walks = Walks(self._index, self._listing)
         self._handles: dict[int, Handle | DirHandle] = {}
         self._next_handle = 1
         self._lookups: dict[int, int] = {}

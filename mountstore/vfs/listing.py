@@ -46,6 +46,7 @@ _GRAVE_S = 60.0  # for how long an old listing is reckoned with
 _MANY_GRAVES = 10_000
 _ASKS = 4  # how often an object is asked for until two answers agree
 _SAMPLE = 16  # objects of a large root that are asked whether there are attributes
+_KEEPS_NS = 1_000_000_000  # listings that count for less than this are not begun ahead of their readers
 _HEADS = 8  # threads that ask for attributes at once
 
 
@@ -59,6 +60,7 @@ class Flight:
         self.began = self.moved = trio.current_time()  # `moved`: when the store has last answered
         self.error: Exception | None = None
         self.asks: bool | None = None  # whether attributes are asked for; None: not decided yet
+        self.is_ahead = False  # nobody waits for it yet: of a long listing the first page is enough
 
     async def wait(self, *, first: bool = False) -> bool:
         """Return when it is done (`first`: or has a page): True; when the store is silent for long: False."""
@@ -150,7 +152,19 @@ class Listing:
                 raise fail(errno.EAGAIN)
             flight = self._flights[node.ino] = Flight()
             self.nursery.start_soon(self._run, node, flight)
+        flight.is_ahead = False
         return flight
+
+    def start_ahead(self, node: Node) -> None:
+        """List a directory that is likely to be asked for next; nothing where that would not keep."""
+        if (
+            self.nursery is not None
+            and self._ttl_ns >= _KEEPS_NS
+            and node.nlink
+            and node.ino not in self._flights
+            and not self.is_fresh(node)
+        ):
+            self.start(node).is_ahead = True
 
     async def ensure(self, node: Node) -> None:
         """Return when the directory's listing is fresh.
@@ -256,6 +270,8 @@ class Listing:
                 await self._merge(node, prefix, page, lower, upper, clock, flight.asks)
                 lower = upper or ""
                 flight.step()
+                if flight.is_ahead and page.after is not None:
+                    return
                 clock = self._clock
             if node.nlink and node.prefix == prefix:
                 with self._index.transaction():
@@ -354,14 +370,13 @@ class Listing:
             for key in page.prefixes:
                 if key not in ghosts and not self._doubtful(node, key, clock):
                     self._found_prefix(node, key, answers)
+            asked = [info for info in page.objects if info.key in answers or info.key == prefix]
             found = [info for info in page.objects if info.key not in answers and info.key != prefix]
-            if lower is not None and len(found) == len(page.objects):
+            if lower is not None:
                 found = adopt_plain(
                     self._index, self._options, node, prefix, found, lambda key: self._is_ours(key, clock)
                 )
-            else:
-                found = page.objects
-            for info in found:
+            for info in asked + found:
                 if not self._doubtful(node, info.key, clock):
                     self._found_object(node, prefix, info, answers)
             for key in missing:

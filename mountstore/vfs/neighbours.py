@@ -1,13 +1,11 @@
 """Small files that will be read next: whoever reads the files of a directory in a row finds them here.
 
-The order is that of the names (`cat *`) or that of the directory (`grep -r`, `tar`), whichever the last two
-files that were opened follow. What is not under way yet when the pattern ends is not asked for any more.
+What is not under way yet when the pattern ends is not asked for any more.
 For the thread of the event loop alone.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import stat
 from collections import deque
@@ -18,6 +16,7 @@ import trio
 from mountstore.vfs.blocks import BLOCK, BlockCache
 from mountstore.vfs.index import Index
 from mountstore.vfs.rows import Dentry, Node
+from mountstore.vfs.runs import Run, begin
 
 log = logging.getLogger(__name__)
 
@@ -29,23 +28,8 @@ assert SMALL <= BLOCK
 _FIRST = 4  # files ahead when a pattern has been seen, twice as many with each file that follows it
 _MOST = 64
 _MOST_BYTES = 8 << 20  # asked for ahead and not opened yet
-_SKIP = 4  # entries that a reader may leave out
 _WORKERS = 12
 _DIRECTORIES = 64  # of which the last file is remembered
-
-
-class _Run:
-    """A directory whose files are being opened in one of its two orders."""
-
-    __slots__ = ("ahead", "by_name", "last", "passed", "upcoming", "window")
-
-    def __init__(self, last: Dentry, *, by_name: bool) -> None:
-        self.by_name = by_name
-        self.last = last  # behind which `upcoming` goes on
-        self.upcoming: deque[tuple[Dentry, Node]] = deque()
-        self.passed: deque[int] = deque(maxlen=_WORKERS)
-        self.ahead = 0  # how many of them have been asked for
-        self.window = _FIRST
 
 
 class Neighbours:
@@ -55,7 +39,7 @@ class Neighbours:
         self._index = index
         self._blocks = blocks
         self._last: dict[int, Dentry] = {}  # by directory
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, Run] = {}
         self._queue: deque[tuple[int, int, int]] = deque()  # (directory, content id, size)
         self._workers = 0
 
@@ -76,7 +60,7 @@ class Neighbours:
             return
         dentry = links[0]
         run = self._runs.get(dentry.parent)
-        if run is None or not self._advance(run, dentry):
+        if run is None or not run.advance(dentry, _MOST):
             if run is not None:
                 self._end(dentry.parent)
             run = self._begin(dentry)
@@ -96,46 +80,22 @@ class Neighbours:
             and (node.stack is None or not node.stack.layers)
         )
 
-    def _begin(self, dentry: Dentry) -> _Run | None:
+    def _begin(self, dentry: Dentry) -> Run | None:
         last = self._last.get(dentry.parent)
         if last is None or last.id == dentry.id:
             return None
-        for by_name in (True, False):
-            run = _Run(last, by_name=by_name)
-            self._fill(run, _SKIP)
-            if self._advance(run, dentry):
-                self._runs[dentry.parent] = run
-                return run
-        return None
+        run = begin(self._index, last, dentry, window=_FIRST, most=_MOST)
+        if run is not None:
+            self._runs[dentry.parent] = run
+        return run
 
     def _end(self, parent: int) -> None:
         self._last.pop(parent, None)
         if self._runs.pop(parent, None) is not None:
             self._queue = deque(item for item in self._queue if item[0] != parent)
 
-    def _advance(self, run: _Run, dentry: Dentry) -> bool:
-        """Whether this is among the next ones; then those up to it are done with."""
-        for position, (entry, _) in enumerate(itertools.islice(run.upcoming, _SKIP)):
-            if entry.id == dentry.id:
-                for _ in range(position + 1):
-                    run.passed.append(run.upcoming.popleft()[0].id)
-                run.ahead = max(0, run.ahead - position - 1)
-                run.window = min(run.window * 2, _MOST)
-                return True
-        return dentry.id in run.passed  # several readers are not quite in order
-
-    def _fill(self, run: _Run, count: int) -> None:
-        if run.by_name:
-            more = self._index.children_by_name(run.last.parent, run.last.name, count)
-        else:
-            more = self._index.children(run.last.parent, run.last.id, count)
-        if more:
-            run.upcoming.extend(more)
-            run.last = more[-1][0]
-
-    def _fetch_ahead(self, parent: int, run: _Run) -> None:
-        if len(run.upcoming) < run.window:
-            self._fill(run, 2 * _MOST)
+    def _fetch_ahead(self, parent: int, run: Run) -> None:
+        run.look_ahead()
         size = 0
         wanted = []
         for number, (_, node) in enumerate(run.upcoming):

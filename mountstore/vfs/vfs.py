@@ -132,6 +132,7 @@ class Vfs(Extended):
         assert isinstance(folder, DirHandle)
         node = folder.node
         if not folder.listed and node.nlink and folder.flight is None:
+            self._walks.opened(node)
             if self._listing.is_fresh(node):
                 folder.listed = True
             else:
