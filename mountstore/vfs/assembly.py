@@ -37,6 +37,7 @@ from mountstore.vfs.writeback import Writeback
 log = logging.getLogger(__name__)
 
 _SYNC_S = 3.0  # what is still here after this long is synced
+_OWED_S = 10.0  # how long what was fsynced under a temporary name may wait for its final one
 _SAVE_S = 1.0  # how often what is being written to open files is recorded
 
 
@@ -129,6 +130,7 @@ class Assembly:
         self._next_handle = 1
         self._lookups: dict[int, int] = {}
         self._unsaved: set[Node] = set()
+        self._owed: set[int] = set()  # fsynced under a temporary name, see Vfs.fsync
         self._gone: set[int] = set()  # replaced by others while they were open
         self._recover()
 
@@ -292,6 +294,7 @@ class Assembly:
         self._content.remove(gone)
         self._unsaved.discard(node)
         self._gone.discard(node.ino)
+        self._owed.discard(node.ino)
         self._reconciler.wake()
 
     def _removed(self, node: Node) -> None:
@@ -328,8 +331,8 @@ class Assembly:
                 self._give_back(node)
         if file.writable and not node.writers and node.due is not None:
             # It need not wait for the checkpoint any more.
-            delay_ns = int(self.options.upload_delay_s * 1e9)
-            self._tree.want(node, delay_ns)
+            delay_s = self.options.upload_delay_s if node.ino not in self._owed else _OWED_S
+            self._tree.want(node, int(delay_s * 1e9))
             with self._index.transaction():
                 self._index.save(node)
             self._unsaved.discard(node)

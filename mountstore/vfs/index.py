@@ -483,6 +483,15 @@ class Index:
         get, keep = self.nodes.get, self._keep
         return [(Dentry(*row[:5]), get(row[3]) or keep(Node(row[5:]))) for row in rows]
 
+    def due_children(self, parent: int) -> list[Node]:
+        """The entries of a directory that the store is to follow."""
+        rows = self._execute(  # from the few nodes that are due, not from the many names
+            "SELECT DISTINCT n.ino FROM node n CROSS JOIN dentry d ON d.ino=n.ino"
+            " WHERE n.due IS NOT NULL AND d.parent=?",
+            (parent,),
+        ).fetchall()
+        return [node for row in rows if (node := self.node(row[0])) is not None]
+
     def children_by_name(self, parent: int, after: bytes, limit: int) -> list[tuple[Dentry, Node]]:
         """Entries of a directory behind a name, in the order of the names."""
         rows = self._execute(
@@ -583,6 +592,15 @@ class Index:
             (now_ns, limit),
         )
         return [Known(*row) for row in rows.fetchall()]
+
+    def stale_in(self, prefix: str) -> list[str]:
+        """Keys of direct members of a prefix that no name wants any more; markers left out."""
+        rows = self._execute(
+            "SELECT dir || base FROM object INDEXED BY object_stale"
+            " WHERE stale != 0 AND dir=? AND base NOT LIKE '%/'",
+            (prefix,),
+        )
+        return [row[0] for row in rows.fetchall()]
 
     def any_stale(self) -> bool:
         return self._execute("SELECT 1 FROM object WHERE stale != 0 LIMIT 1").fetchone() is not None

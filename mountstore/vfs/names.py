@@ -27,9 +27,17 @@ NAME_MAX = 255
 _WHOLE = re.compile(r"%((?:\(25\))*)\((|\.|\.\.)\)")
 _TOKEN = re.compile(r"%((?:\(25\))*)\((00\)|(?:file|long-[0-9a-f]{16})\)\Z)")
 _BYTE = re.compile(r"%((?:\(25\))*)\(([89a-f][0-9a-f])\)")
+_TEMPORARY = re.compile(
+    rb"\..*\.[A-Za-z0-9_]{6,}|.*(~|\.te?mp|\.part|\.partial|\.crdownload)|te?mp[._-].*", re.IGNORECASE
+)
 _CLASH = "%(file)"
 CLASH = _CLASH.encode()
 """What the name of a file ends in that stands beside a directory of its name."""
+
+
+def is_temporary(name: bytes) -> bool:
+    """Whether a name is about to be given up: as of rsync, git, browsers and editors."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def name_of_segment(segment: str, *, clash: bool = False) -> bytes:

@@ -221,10 +221,9 @@ class Reconciler:
         What a pending move still needs, and markers of folders that are still being emptied, are left.
         """
         with trio.fail_after(self._options.fsync_timeout_s):
-            for known in self._index.objects_in(prefix):
-                key = known.key
+            for key in self._index.stale_in(prefix):
                 attempts = 0
-                while (now := self._index.object(key)) and now.stale and not key.endswith("/"):
+                while (now := self._index.object(key)) and now.stale:
                     if key in self._active:
                         await self._active[key].wait()
                         continue

@@ -12,7 +12,6 @@ For the thread of the event loop alone.
 from __future__ import annotations
 
 import logging
-import re
 import stat
 from collections.abc import Callable
 
@@ -24,6 +23,7 @@ from mountstore.store import Data, ObjectInfo
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.content import Content, Snapshot
 from mountstore.vfs.index import Index
+from mountstore.vfs.names import is_temporary
 from mountstore.vfs.rows import Node
 from mountstore.vfs.staging import Layer
 from mountstore.vfs.sums import Taken
@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 _PARALLEL = 3  # parts of one file under way
 _PARTS_HELD = 4  # of all files
 _MAX_PARTS = 10_000
-_TEMPORARY = re.compile(
-    rb"\..*\.[A-Za-z0-9_]{6,}|.*(~|\.te?mp|\.part|\.partial|\.crdownload)|te?mp[._-].*", re.IGNORECASE
-)
-"""Names that are about to be given up: of rsync, git, browsers and editors."""
 
 
 class Stream:
@@ -94,7 +90,7 @@ class Streams:
         links = self._index.links(node.ino)
         if node.base_cid or len(stack.layers) != 1 or len(links) != 1 or not stat.S_ISREG(node.mode):
             return
-        if _TEMPORARY.fullmatch(links[0].name) or not stack.layers[0].extents.covers(node.size):
+        if is_temporary(links[0].name) or not stack.layers[0].extents.covers(node.size):
             return
         key = self._tree.key_of(links[0])
         if not self._tree.places.fits(key):

@@ -192,6 +192,13 @@ class Tree:
         if node.nlink and node.ino != ROOT_INO:
             self.want(node)
 
+    def is_lazy(self, node: Node) -> bool:
+        """Whether a directory that the store has is due for its times alone, which can wait."""
+        if node.due is None or node.subtree or node.due <= time.time_ns() + self._delay_ns:
+            return False
+        marker = self._index.object(self.marker_of(node.ino))
+        return marker is not None and marker.etag is not None
+
     def _changed_entries(self, parent: Node, now_ns: int) -> None:
         parent.mtime_ns = parent.ctime_ns = now_ns
         if parent.marker and parent.ino != ROOT_INO:

@@ -24,7 +24,7 @@ from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.content import Stale
 from mountstore.vfs.extended import Extended
 from mountstore.vfs.failpoints import failpoint
-from mountstore.vfs.names import NAME_MAX, segment_of_name
+from mountstore.vfs.names import NAME_MAX, is_temporary, segment_of_name
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
 from mountstore.vfs.tree import fail
 
@@ -226,7 +226,9 @@ class Vfs(Extended):
     async def unlink(self, parent: int, name: bytes) -> None:
         self._writable()
         folder = await self._listed(parent, name)
-        self._removed(self._tree.unlink(folder, name))
+        node = self._tree.unlink(folder, name)
+        self._removed(node)
+        await self._pay(node)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         self._writable()
@@ -253,10 +255,11 @@ class Vfs(Extended):
             await self._listed(target.ino)
         if (moving := self._index.entry(parent, name)) is not None:
             self._check_name_fits(moving, new_folder, new_name)
-        _, replaced = self._tree.rename(folder, name, new_folder, new_name, flags, owner)
+        moved, replaced = self._tree.rename(folder, name, new_folder, new_name, flags, owner)
         if replaced is not None:
             self._removed(replaced)
         self._reconciler.wake()
+        await self._pay(moved)
 
     # -- attributes --------------------------------------------------------------------------------
 
@@ -429,14 +432,38 @@ class Vfs(Extended):
         self._save(self._file(handle).node)
 
     async def fsync(self, handle: int) -> None:
-        """What was written is in the store, or with fsync="local" survives the loss of power here."""
+        """What was written is in the store, or with fsync="local" survives the loss of power here.
+
+        A new file under a temporary name is brought to the local disk, and the store is owed: whoever gives
+        it its final name waits for the upload under that one, which is then the only one.
+        """
         node = self._file(handle).node
         self._save(node)
         if self.options.fsync == "local":
             self._sync_local(node)
+        elif node.nlink and self._is_passing(node):
+            self._sync_local(node)
+            self._owed.add(node.ino)
         elif node.nlink:
-            await self._reconciler.settle(node)
-            await self._index.sync_log()  # else an older index could meet a newer store
+            await self._settle(node)
+
+    async def _settle(self, node: Node) -> None:
+        await self._reconciler.settle(node)
+        await self._index.sync_log()  # else an older index could meet a newer store
+
+    def _is_passing(self, node: Node) -> bool:
+        """Whether all names of a file are temporary and the store has none of them."""
+        return all(
+            is_temporary(dentry.name) and self._index.object(self._tree.key_of(dentry)) is None
+            for dentry in self._index.links(node.ino)
+        )
+
+    async def _pay(self, node: Node) -> None:
+        """A file has got its final name, or lost its temporary one: keep the promise of its fsync."""
+        if node.ino in self._owed and not any(is_temporary(d.name) for d in self._index.links(node.ino)):
+            self._owed.discard(node.ino)
+            if node.nlink:
+                await self._settle(node)
 
     def _sync_local(self, node: Node) -> None:
         self._content.sync(node)
@@ -451,10 +478,12 @@ class Vfs(Extended):
             return
         if folder.nlink == 0:
             return
-        for _, child in self._index.children(folder.ino, 0, 1 << 40):
-            if child.due is not None and (child.is_dir or not child.writers):
+        for child in self._index.due_children(folder.ino):
+            if child.due is not None and (
+                not self._tree.is_lazy(child) if child.is_dir else not child.writers
+            ):
                 await self._reconciler.settle(child)
-        if folder.due is not None:
+        if folder.due is not None and not self._tree.is_lazy(folder):
             await self._reconciler.settle(folder)
         await self._reconciler.settle_deletes(self._tree.prefix_of(folder.ino))
         await self._index.sync_log()
