@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmarks.rows import SHORT, rows
+from scripts.benchmarks import plot
+from scripts.benchmarks.rows import SHORT, long_rows, rows
 from tests.servers import S3Server
 from tests.services import Service, redis_server
 
@@ -105,6 +106,7 @@ def assert_complete(done: subprocess.CompletedProcess[str], file: Path) -> None:
     assert found["machine"]["cpus"] == os.cpu_count()
     assert found["machine"]["kernel"] == os.uname().release
     assert found["peak_bytes"]["mountstore"] > 0
+    assert all(found["peak_bytes_by_group"]["mountstore"][row["group"]] > 0 for row in found["rows"])
 
 
 @pytest.mark.parametrize("store", ["sqlite", "file", "memory"])
@@ -116,7 +118,32 @@ def test_all_rows_on_a_local_store(work: Path, store: str, tmp_path: Path) -> No
 def test_all_rows_on_a_server_with_added_latency(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert_complete(bench(work, "--store", "versitygw", "--latency", "2", "--json", str(out)), out)
-    assert measured(out)["latency_ms"] == 2
+    found = measured(out)
+    assert found["latency_ms"] == 2
+    sent = {row["name"]: row["results"]["mountstore"]["requests"][0] for row in found["rows"]}
+    assert sent["ls-cold"]["LIST"] == 2  # the folder above it, too
+    assert sent["ls-again"] == {}
+    assert sent["cat-small-cold"]["GET"] == SHORT.small_files
+    assert sent["cp-small-stored"]["PUT"] >= SHORT.small_files
+
+
+def test_very_long_folders(work: Path, tmp_path: Path) -> None:
+    """On a server and, with still more entries, in one file; both are shorter here."""
+    out = tmp_path / "out.json"
+    for store, group in (("versitygw", "huge"), ("sqlite", "million")):
+        done = bench(work, "--store", store, "--only", group, "--json", str(out))
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = measured(out)["rows"]
+        assert [row["name"] for row in found] == [row.name for row in long_rows(SHORT) if row.group == group]
+        assert all(row["results"]["mountstore"]["values"][0] > 0 for row in found)
+
+
+def test_a_picture(work: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "out.json", tmp_path / "picture.png"
+    done = bench(work, "--store", "memory", "--only", "append", "--json", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert plot.main([str(picture), str(out), str(out)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_bucket_is_left_as_it_was(work: Path, versitygw: S3Server, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@
     raw.py        the same through the store client alone
     profile.py    py-spy on our daemon while a row runs
     report.py     the table and the JSON
-    plot.py       the picture
+    plot.py       the picture; `scripts/bench plot` draws what was kept
     stores/       `scripts/bench stores`: the stores by themselves
 
 A new row is a line in rows.py and a few lines in workloads.py (and raw.py where the client alone can do

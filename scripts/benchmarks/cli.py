@@ -22,10 +22,10 @@ from mountstore.errors import MountstoreError, UsageError
 from mountstore.registry import open_store
 from scripts.benchmarks import plot, raw, workloads
 from scripts.benchmarks.inputs import Inputs
-from scripts.benchmarks.place import KINDS, Place, fill_listing, open_place
+from scripts.benchmarks.place import KINDS, Place, fill_huge, fill_listing, fill_million, open_place
 from scripts.benchmarks.profile import Profiler
 from scripts.benchmarks.report import Report, machine, sizes_json
-from scripts.benchmarks.rows import FULL, SHORT, Row, rows
+from scripts.benchmarks.rows import FULL, SHORT, Row, long_rows, rows
 from scripts.benchmarks.run import Results, Run, drop_caches
 from scripts.benchmarks.subjects import OURS, RAW, Broken, Subject, from_command_line, installed, ours
 
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="bench",
         description="Time everyday work on a mountstore mount, on other mounts of the same store and on the "
         "raw store client, in one run. Exits with 1 when work comes out wrong, never because of a time.",
-        epilog="`bench stores` times the stores by themselves, `bench rest` the server (each has --help). "
+        epilog="`bench stores` times the stores by themselves, `bench rest` the server, and `bench plot` draws "
+        "results that were kept with --json (each has --help). The groups huge and million, whose folders "
+        "take minutes to fill, are measured when --only names them. "
         "As root the page cache is dropped as a whole; other users measure cold rows less coldly.",
     )
     add = parser.add_argument
@@ -64,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--short", action="store_true", help="small sizes, for a look whether everything works")
     add("--latency", type=float, default=0.0, metavar="MS", help="added to each round trip, through a proxy")
     add("--runs", type=int, default=1, metavar="N", help="do all of it N times, and show medians")
-    add("--only", default="", metavar="NAME,...", help="these rows or groups of rows alone (see --list)")
+    add(
+        "--only",
+        default="",
+        metavar="NAME,...",
+        help="these rows or groups of rows alone (see --list)",
+    )
     add("--list", action="store_true", help="name the rows and end")
     add("--json", type=Path, metavar="FILE", help="write everything there too")
     add("--plot", type=Path, metavar="FILE.png", help="draw a picture (needs matplotlib)")
@@ -87,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(given: argparse.Namespace) -> int:
     sizes = SHORT if given.short else FULL
-    chosen = _chosen(rows(sizes), given.only)
+    known = rows(sizes)
+    chosen = _chosen(known + long_rows(sizes), given.only) if given.only or given.list else known
     if given.list:
         for row in chosen:
             print(f"{row.group:8} {row.name:16} {row.title}")
@@ -119,13 +127,13 @@ def _bench(given: argparse.Namespace) -> int:
                 "sizes": sizes_json(sizes),
             }
             _measure(given, place, base, subjects, report, profiler)
-    title = f"{facts['store']}, {given.latency:g} ms added, {os.cpu_count()} CPUs, median of {given.runs}"
-    print(f"\n{title}; seconds unless said, × under 1 is faster\n\n{report.table()}\n")
-    print("Peak memory: " + ", ".join(f"{k} {v >> 20} MiB" for k, v in report.peak_bytes.items() if v))
+    result = report.as_json(facts)
+    print(f"\n{plot.title_of(result)}; seconds unless said, × under 1 is faster\n\n{report.table()}\n")
+    print("\n".join(report.memory()))
     if given.json:
-        given.json.write_text(json.dumps(report.as_json(facts), indent=1) + "\n")
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
     if given.plot:
-        plot.draw(report, title, given.plot)
+        plot.draw([result], given.plot)
     for error in report.errors():
         print(f"bench: BROKEN: {error}", file=sys.stderr)
     return 1 if report.errors() else 0
@@ -152,6 +160,10 @@ def _measure(
     inputs.make()
     if "listing" in groups and place.truth is not None:
         fill_listing(place.truth, inputs)
+    if "huge" in groups:
+        fill_huge(place, inputs)
+    if "million" in groups:
+        fill_million(place, inputs)
     numbers = itertools.count(1)
     for turn, group in itertools.product(range(given.runs), groups):
         for name in report.names:

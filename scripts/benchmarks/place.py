@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -126,6 +128,32 @@ def _proxy(endpoint: str, latency_ms: float) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()
+
+
+def fill_huge(place: Place, inputs: Inputs) -> None:
+    """The folder of very many objects, straight into the store."""
+    assert place.truth is not None
+    store = place.truth
+    for folder in (f"{LISTING}/", f"{LISTING}/huge/"):
+        store.put(folder, b"")
+    with ThreadPoolExecutor(32) as pool:
+        names = (f"{LISTING}/huge/entry-{number:06}" for number in range(inputs.sizes.huge_entries))
+        for _ in pool.map(lambda key: store.put(key, b"x"), names):
+            pass
+
+
+def fill_million(place: Place, inputs: Inputs) -> None:
+    """The folder of still more objects, as rows: put by put it would take an hour."""
+    if place.name != "sqlite":
+        raise UsageError("the rows of group million are for --store sqlite")
+    with contextlib.closing(sqlite3.connect(urlsplit(place.url).path)) as database, database:
+        database.executemany(
+            "INSERT INTO objects (key, size, mtime_ns, etag, metadata, blob) VALUES (?, 0, ?, ?, NULL, 0)",
+            (
+                (f"{LISTING}/million/entry-{number:07}", time.time_ns(), f"{number:016x}")
+                for number in range(inputs.sizes.million_entries)
+            ),
+        )
 
 
 def fill_listing(store: ObjectStore, inputs: Inputs) -> None:

@@ -104,10 +104,23 @@ def listing(raw: Raw) -> None:
             raise Broken(f"the client lists other keys or sizes in {prefix}")
 
 
+def huge(raw: Raw) -> None:
+    """The folder of very many objects, its first page and all of it."""
+    prefix, began = f"{LISTING}/huge/", time.perf_counter()
+    count = 0
+    for page in raw.store.pages(prefix):
+        if not count:
+            raw.results.samples["huge-first"] = Sample(time.perf_counter() - began)
+        count += sum(info.key != prefix for info in page.objects)
+    raw.results.samples["huge-all"] = Sample(time.perf_counter() - began)
+    if count != raw.inputs.sizes.huge_entries:
+        raise Broken(f"the client lists {count} keys in {prefix}")
+
+
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-GROUPS: Mapping[str, Callable[[Raw], None]] = {"big": big, "small": small, "listing": listing}
+GROUPS: Mapping[str, Callable[[Raw], None]] = {"big": big, "small": small, "listing": listing, "huge": huge}
 """The function of each group that the client alone can do."""

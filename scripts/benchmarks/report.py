@@ -37,11 +37,14 @@ class Report:
         self.rows = list(rows)
         self.names = list(names)
         self.peak_bytes: dict[str, int] = {}
+        self.peak_bytes_by_group: dict[str, dict[str, int]] = {}
         self._cells = {(row.name, name): Cell() for row in rows for name in names}
 
     def add(self, name: str, group: str, results: Results) -> None:
         """Take what a group of rows has brought for a subject; its rows without a sample have its error."""
         self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), results.peak_bytes)
+        groups = self.peak_bytes_by_group.setdefault(name, {})
+        groups[group] = max(groups.get(group, 0), results.peak_bytes)
         first_missing = True
         for row in self.rows:
             if row.group != group:
@@ -87,7 +90,8 @@ class Report:
     def table(self) -> str:
         """Medians, and how many times as long as the raw client and the best peer we take."""
         has_peers = any(name not in (OURS, RAW) for name in self.names)
-        head = ["workload", *self.names, "CPU of ours, s", "× raw"] + ["× best peer"] * has_peers
+        head = ["workload", *self.names, "CPU of ours, s", "× raw"]
+        head += ["× best peer"] * has_peers + ["requests of ours"]
         lines = []
         for row in self.rows:
             cells = [self.cell(row, name) for name in self.names]
@@ -97,18 +101,31 @@ class Report:
             line = [row.title, *(_shown(cell, row) for cell in cells), cpu, f"{raw:.2f}" if raw else ""]
             if has_peers:
                 line.append(f"{best[1]:.2f} ({best[0]})" if best else "")
+            sent = ours.samples[-1].requests if ours.samples else {}
+            line.append(", ".join(f"{kind} {count}" for kind, count in sorted(sent.items())))
             lines.append(line)
         widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
         shown = ["| " + " | ".join(_padded(line, widths)) + " |" for line in [head, *lines]]
         rule = "|" + "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths)) + "|"
         return "\n".join([shown[0], rule, *shown[1:]])
 
+    def memory(self) -> list[str]:
+        """The most memory that each subject had, as lines: in all, and by group of rows."""
+        lines = []
+        for name, groups in self.peak_bytes_by_group.items():
+            if most := self.peak_bytes[name]:
+                each = ", ".join(f"{group} {peak >> 20}" for group, peak in groups.items() if peak)
+                lines.append(f"Peak memory of {name}: {most >> 20} MiB ({each})")
+        return lines
+
     def as_json(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Everything, for programs."""
         return {
             "format": FORMAT,
             **facts,
+            "names": self.names,
             "peak_bytes": self.peak_bytes,
+            "peak_bytes_by_group": self.peak_bytes_by_group,
             "rows": [
                 {
                     **asdict(row),
@@ -131,6 +148,7 @@ class Report:
             "min": min(values, default=None),
             "median": cell.median,
             "cpu_s": [sample.cpu_s for sample in cell.samples],
+            "requests": [dict(sample.requests) for sample in cell.samples],
             "error": cell.error or None,
         }
 

@@ -33,6 +33,8 @@ class Sizes:
     random_file_bytes: int
     transactions: int
     repository_files: int
+    huge_entries: int
+    million_entries: int
 
 
 FULL = Sizes(
@@ -46,6 +48,8 @@ FULL = Sizes(
     random_file_bytes=16 * MIB,
     transactions=50,
     repository_files=60,
+    huge_entries=100_000,
+    million_entries=1_000_000,
 )
 SHORT = Sizes(
     big_bytes=16 * MIB,
@@ -58,6 +62,8 @@ SHORT = Sizes(
     random_file_bytes=MIB,
     transactions=10,
     repository_files=20,
+    huge_entries=2500,
+    million_entries=5000,
 )
 
 
@@ -88,4 +94,18 @@ def rows(sizes: Sizes) -> list[Row]:
         Row("git", "tree", f"`git clone`, status, fsck of {sizes.repository_files} files"),
         Row("tar", "tree", "`tar x` of the same"),
         Row("rm", "tree", "`rm -rf` of all that"),
+    ]
+
+
+def long_rows(sizes: Sizes) -> list[Row]:
+    """Rows that are measured when they are asked for by name, since filling their folders takes minutes."""
+    huge, million = f"{sizes.huge_entries:,}", f"{sizes.million_entries:,}"
+    return [
+        Row("huge-first", "huge", f"first entry of a folder of {huge}, cold"),
+        Row("huge-all", "huge", "all of them"),
+        Row("huge-ls", "huge", f"`ls -l` of {huge} entries, cold"),
+        Row("huge-again-first", "huge", "first entry after a restart of the mount"),
+        Row("huge-again-all", "huge", "all of them after it"),
+        Row("million-first", "million", f"first entry of a folder of {million}, cold"),
+        Row("million-all", "million", "all of them"),
     ]

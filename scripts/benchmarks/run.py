@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class Sample:
 
     value: float
     cpu_s: float = 0.0
+    requests: Mapping[str, int] = field(default_factory=dict)  # by kind, until the row's end; only of ours
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class Clock:
     row: str
     at: float
     cpu_s: float
+    requests: Mapping[str, int]
 
 
 def drop_caches(*files: Path) -> None:
@@ -130,6 +133,15 @@ class Run:
             self.root.mkdir()
         self.drop_caches()
 
+    def restart(self) -> None:
+        """End the mount and make it again with what it has remembered, and drop the page cache."""
+        self._arm()
+        before = self.mount
+        self.end()
+        self._mount = Mount(self.subject, self.place, self._base, self._number(), cache=before.cache)
+        self._mount.start()
+        self.drop_caches()
+
     def end(self) -> None:
         """Unmount; everything is in the store then."""
         if self._mount is not None:
@@ -173,7 +185,8 @@ class Run:
         self._arm()
         if self._profiler is not None:
             self._profiler.start(row, self.mount.pid)
-        return Clock(row, time.perf_counter(), self.mount.cpu_s())
+        requests = self.mount.requests()
+        return Clock(row, time.perf_counter(), self.mount.cpu_s(), requests)
 
     def record(self, clock: Clock, count: int | None = None, row: str | None = None) -> None:
         """End a row: the seconds since its start, or with `count` how many of it a second.
@@ -182,10 +195,11 @@ class Run:
         """
         elapsed_s = time.perf_counter() - clock.at
         cpu_s = self.mount.cpu_s() - clock.cpu_s
+        sent = Counter(self.mount.requests()) - Counter(clock.requests)
         if self._profiler is not None:
             self._profiler.stop()
         value = elapsed_s if count is None else count / elapsed_s
-        self.results.samples[row or clock.row] = Sample(value, cpu_s)
+        self.results.samples[row or clock.row] = Sample(value, cpu_s, dict(sent))
 
     def tool(self, *words: str | Path, cwd: Path | None = None, out: Path | None = None) -> None:
         """Run a tool to its end, its output to a local file. Raises Broken with what it said if it fails."""

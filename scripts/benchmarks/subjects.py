@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mountstore.daemon.control import reach
 from scripts.benchmarks.place import BOUND, Place
 
 OURS = "mountstore"
@@ -46,10 +47,12 @@ class Subject:
 class Mount:
     """One mount of a subject, from `start` to `end`; `kill` at any time, from any thread."""
 
-    def __init__(self, subject: Subject, place: Place, base: Path, number: int) -> None:
+    def __init__(
+        self, subject: Subject, place: Place, base: Path, number: int, *, cache: Path | None = None
+    ) -> None:
         self.subject = subject
         self.root = base / f"{subject.name}-mnt-{number}"
-        self.cache = base / f"{subject.name}-cache-{number}"
+        self.cache = cache or base / f"{subject.name}-cache-{number}"
         self.log = base / f"{subject.name}-{number}.log"
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +65,7 @@ class Mount:
     def start(self) -> None:
         """Return once the mount answers. Raises Broken with what the command said if it never does."""
         self.root.mkdir()
-        self.cache.mkdir()
+        self.cache.mkdir(exist_ok=True)
         known = {
             "bucket": self._place.bucket,
             "prefix": self._place.prefix,
@@ -135,6 +138,16 @@ class Mount:
         except OSError:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def requests(self) -> Mapping[str, int]:
+        """Requests to the store so far by kind, where the mount counts them: ours does."""
+        if self.subject.name != OURS or (connection := reach(str(self.root))) is None:
+            return {}
+        with connection:
+            counts: Mapping[str, int] = {}
+            for _, status in connection.ask("status"):
+                counts = status.get("requests", {})
+            return counts
 
     def peak_bytes(self) -> int:
         """The most memory that the process has had so far."""

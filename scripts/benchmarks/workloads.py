@@ -238,6 +238,41 @@ def tree(run: Run) -> None:
     run.wait_for_nothing()
 
 
+def huge(run: Run) -> None:
+    """A folder of very many entries, which other tools have put into the store."""
+    wanted = run.sizes.huge_entries
+    run.fresh()
+    _read_folder(run, "huge", wanted)
+    run.fresh()
+    out = run.scratch / "listing"
+    clock = run.start("huge-ls")
+    run.tool("ls", "-l", run.listing / "huge", out=out)
+    run.record(clock)
+    found = len(out.read_text().splitlines()) - 1
+    run.check(found == wanted, f"ls -l tells {found} entries instead of {wanted}")
+    run.restart()
+    _read_folder(run, "huge", wanted, row="huge-again")
+
+
+def million(run: Run) -> None:
+    """A folder of still more of them."""
+    run.fresh()
+    _read_folder(run, "million", run.sizes.million_entries)
+
+
+def _read_folder(run: Run, name: str, wanted: int, row: str = "") -> None:
+    """As `ls -f` does: entries in the order in which they come."""
+    row = row or name
+    clock = run.start(f"{row}-first")
+    with os.scandir(run.listing / name) as entries:
+        names = [next(entries).name]
+        run.record(clock)
+        names += [entry.name for entry in entries]
+    run.record(clock, row=f"{row}-all")
+    run.check(len(names) == wanted, f"{len(names)} entries were found instead of {wanted}")
+    run.check(len(set(names)) == wanted, "entries were found twice")
+
+
 GROUPS: Mapping[str, Callable[[Run], None]] = {
     "big": big,
     "small": small,
@@ -245,5 +280,7 @@ GROUPS: Mapping[str, Callable[[Run], None]] = {
     "edits": edits,
     "sqlite": sqlite,
     "tree": tree,
+    "huge": huge,
+    "million": million,
 }
 """The function of each group of rows."""
