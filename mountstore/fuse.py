@@ -18,10 +18,13 @@ import pyfuse3
 import trio
 
 from mountstore import errors
+from mountstore.vfs.filling import Filling
 from mountstore.vfs.rows import Node
 from mountstore.vfs.vfs import Changes, Vfs
 
 log = logging.getLogger(__name__)
+
+_FILLERS = 3  # pieces of one file under way
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -268,8 +271,11 @@ class FuseOperations(pyfuse3.Operations):
         data = self._vfs.read_now(fh, off, size)
         if data is None:
             data = await self._vfs.read(fh, off, size)
-            if (gift := self._vfs.block_around(fh, off)) is not None:
-                self._push(*gift)
+        if (gift := self._vfs.block_around(fh, off)) is not None:
+            self._push(*gift)
+            if self.nursery is not None and (filling := self._vfs.filling(fh)) is not None:
+                for _ in range(_FILLERS):
+                    self.nursery.start_soon(self._fill, filling)
         if self._atime:
             self._vfs.was_read(fh)
         return cast(bytes, data)  # any buffer does
@@ -291,6 +297,18 @@ class FuseOperations(pyfuse3.Operations):
             log.debug("the kernel did not take a block of inode %d: %s", node.ino, error)
         finally:
             self._pushing.pop(node.ino).set()
+
+    async def _fill(self, filling: Filling) -> None:
+        """Hand a file that is read here and there to the kernel's page cache, as it comes."""
+        node = filling.node
+        while (piece := await filling.next()) is not None:
+            start, blocks = piece
+            for number, block in enumerate(blocks):
+                await self._pushed(node.ino)
+                if not filling.counts():
+                    return
+                self._pushing[node.ino] = trio.Event()
+                await self._push_now(node, start + number * len(blocks[0]), block)
 
     async def _pushed(self, inode: int) -> None:
         while inode in self._pushing:

@@ -20,6 +20,7 @@ from mountstore.vfs.blocks import Readahead
 from mountstore.vfs.clearing import Clearing
 from mountstore.vfs.content import BusyKeys, Content
 from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.filling import Filling
 from mountstore.vfs.folders import Folders
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Flight, Listing
@@ -44,7 +45,7 @@ _SAVE_S = 1.0  # how often what is being written to open files is recorded
 class Handle:
     """An open file."""
 
-    __slots__ = ("node", "readable", "readahead", "writable")
+    __slots__ = ("filling", "node", "readable", "readahead", "writable")
 
     def __init__(self, node: Node, flags: int) -> None:
         self.node = node
@@ -52,6 +53,7 @@ class Handle:
         access = flags & os.O_ACCMODE
         self.writable = access != os.O_RDONLY
         self.readable = access != os.O_WRONLY
+        self.filling: Filling | None = None
 
 
 class DirHandle:
@@ -314,6 +316,8 @@ class Assembly:
         file = self._handles.pop(handle)
         assert isinstance(file, Handle)
         node = file.node
+        if file.filling is not None:
+            file.filling.end()
         node.opens -= 1
         node.writers -= file.writable
         if node.nlink == 0:

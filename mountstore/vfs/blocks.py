@@ -28,11 +28,12 @@ Widen = Callable[[int, int, int, int], tuple[int, int]]
 class Readahead:
     """What one handle has read so far: whether it reads in sequence, and how far ahead it pays to be."""
 
-    __slots__ = ("end", "window")
+    __slots__ = ("end", "jumps", "window")
 
     def __init__(self) -> None:
         self.end = 0
         self.window = 0
+        self.jumps = 0  # reads that were far from the one before
 
     def note(self, start: int, stop: int) -> int:
         """Record a read; returns how many blocks ahead should be under way."""
@@ -44,6 +45,7 @@ class Readahead:
         else:
             self.window = 0
             self.end = stop
+            self.jumps += 1
         return self.window
 
 

@@ -24,6 +24,7 @@ from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.content import Stale
 from mountstore.vfs.extended import Extended
 from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.filling import Filling, is_worthwhile
 from mountstore.vfs.names import NAME_MAX, is_temporary, segment_of_name
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
 from mountstore.vfs.tree import fail
@@ -377,6 +378,14 @@ class Vfs(Extended):
         number = offset // BLOCK
         block = self._content.blocks.block(node.base_cid, number)
         return None if block is None else (node, number * BLOCK, block)
+
+    def filling(self, handle: int) -> Filling | None:
+        """What brings the whole file, once a handle has turned out to read it here and there."""
+        file = self._file(handle)
+        if file.filling is not None or not is_worthwhile(file.node, file.readahead):
+            return None
+        file.filling = Filling(file.node, file.readahead, self._content.blocks)
+        return file.filling
 
     def _files_of(self, node: Node) -> list[Handle]:
         return [other for other in self._handles.values() if isinstance(other, Handle) and other.node is node]

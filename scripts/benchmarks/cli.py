@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="bench",
         description="Time everyday work on a mountstore mount, on other mounts of the same store and on the "
         "raw store client, in one run. Exits with 1 when work comes out wrong, never because of a time.",
-        epilog="`bench stores` times the stores by themselves, `bench rest` the server, and `bench plot` draws "
-        "results that were kept with --json (each has --help). The groups huge and million, whose folders "
-        "take minutes to fill, are measured when --only names them. "
+        epilog="`bench stores` times the stores by themselves, `bench rest` the server, and `bench plot` "
+        "draws results that were kept with --json (each has --help). The groups huge and million, whose "
+        "folders take minutes to fill, are measured when --only names them. "
         "As root the page cache is dropped as a whole; other users measure cold rows less coldly.",
     )
     add = parser.add_argument

@@ -6,26 +6,30 @@ together, later. A connection holds at most `IN_FLIGHT` chunks each way.
 
 from __future__ import annotations
 
+import socket
 import sys
 
 import trio
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 20
 IN_FLIGHT = 256
+BUFFER_BYTES = 4 << 20  # of a socket, so that this process is woken seldom
 
 
 async def _receive(
-    source: trio.SocketStream, queue: trio.MemorySendChannel[tuple[float, bytes]], delay_s: float
+    source: trio.SocketStream, queue: trio.MemorySendChannel[tuple[float, bytes | bytearray]], delay_s: float
 ) -> None:
     async with queue:
         try:
-            async for data in source:
-                await queue.send((trio.current_time() + delay_s, bytes(data)))
+            while data := await source.receive_some(CHUNK_BYTES):
+                await queue.send((trio.current_time() + delay_s, data))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
 
-async def _send(target: trio.SocketStream, queue: trio.MemoryReceiveChannel[tuple[float, bytes]]) -> None:
+async def _send(
+    target: trio.SocketStream, queue: trio.MemoryReceiveChannel[tuple[float, bytes | bytearray]]
+) -> None:
     async with queue:
         try:
             async for due, data in queue:
@@ -44,9 +48,12 @@ async def serve(host: str, port: int, delay_s: float) -> None:
             server = await trio.open_tcp_stream(host, port)
         except OSError:
             return  # the client sees its connection closed, as it would without us
+        for stream in (client, server):
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                stream.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         async with client, server, trio.open_nursery() as nursery:
             for source, target in ((client, server), (server, client)):
-                fill, take = trio.open_memory_channel[tuple[float, bytes]](IN_FLIGHT)
+                fill, take = trio.open_memory_channel[tuple[float, bytes | bytearray]](IN_FLIGHT)
                 nursery.start_soon(_receive, source, fill, delay_s)
                 nursery.start_soon(_send, target, take)
 
