@@ -43,7 +43,7 @@ def adopt_plain(
             segment in known
             or name in taken
             or name + CLASH in taken
-            or info.metadata is not None
+            or info.metadata
             or len(name) > NAME_MAX
             or segment in _TAKEN
             or "%(" in segment

@@ -16,8 +16,8 @@ from mountstore.store import Data
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
-_GROUP = 4  # blocks that one read-ahead request asks for
-_MAX_WINDOW = 16  # blocks ahead of a sequential reader
+_GROUP = 8  # blocks that one read-ahead request asks for
+_MAX_WINDOW = 32  # blocks ahead of a sequential reader
 
 Fetch = Callable[[int, int, int], Awaitable[Data]]
 """(content id, start, stop) -> the bytes."""

@@ -370,8 +370,13 @@ class Listing:
             for key in page.prefixes:
                 if key not in ghosts and not self._doubtful(node, key, clock):
                     self._found_prefix(node, key, answers)
-            asked = [info for info in page.objects if info.key in answers or info.key == prefix]
-            found = [info for info in page.objects if info.key not in answers and info.key != prefix]
+            asked, found = [], []
+            for info in page.objects:
+                answer = answers.get(info.key)
+                if info.key == prefix or (info.key in answers and (answer is None or answer.metadata)):
+                    asked.append(info)
+                else:
+                    found.append(answer or info)  # if it was asked for, it has no attributes
             if lower is not None:
                 found = adopt_plain(
                     self._index, self._options, node, prefix, found, lambda key: self._is_ours(key, clock)

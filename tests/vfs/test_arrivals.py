@@ -56,3 +56,18 @@ async def test_a_second_listing_changes_nothing(store: DictStore, state: Path) -
         store.put("d/99", b"x")
         assert set(await m.names("d")) == ({name for name, _ in first} - {"8"}) | {"99"}
         assert await m.read_file("d/7") == b"new"
+
+
+async def test_of_objects_that_were_asked_for_attributes_those_with_some_have_them(
+    store: DictStore, state: Path
+) -> None:
+    store.put("d/", b"")
+    for number in range(1500):
+        store.put(f"d/{number:04}", b"x")
+    store.put("d/0700", b"x", metadata={"mode": str(0o100600)})
+    store.put("d/link", b"0001", metadata={"mode": str(0o120777)})
+    async with running(store, state, attrs="stored") as m:
+        assert await m.listdir("d") == [*(f"{number:04}" for number in range(1500)), "link"]
+        assert (await m.node("d/0700")).mode & 0o777 == 0o600
+        assert (await m.node("d/0001")).mode & 0o777 == 0o644
+        assert await m.readlink("d/link") == "0001"
