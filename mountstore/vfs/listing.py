@@ -305,6 +305,8 @@ class Listing:
         if not first.objects or first.objects[0].key != prefix:
             return False
         marker = (await self._heads([prefix])).get(prefix)
+        if marker is not None and marker.etag == first.objects[0].etag:
+            first.objects[0] = marker  # it is not asked for twice
         return marker is not None and attrs_of(marker.metadata or {}).any_known
 
     async def _sample_has_attrs(self, page: Page) -> bool:

@@ -81,6 +81,16 @@ def test_find_over_folders_is_a_list_each(case: S3Case, mounts: Mounts) -> None:
     assert requests(mount) - before == Counter(LIST=1 + folders)
 
 
+def test_a_marker_of_others_is_one_head(case: S3Case, mounts: Mounts) -> None:
+    fill(case, "folder", 3)
+    case.write("folder/", b"")
+    mount = mounts(case)
+    os.listdir(mount.root)
+    before = requests(mount)
+    assert len(os.listdir(mount.root / "folder")) == 3
+    assert requests(mount) - before == Counter(LIST=1, HEAD=1)
+
+
 def test_names_that_are_not_there_cost_nothing_in_a_known_folder(case: S3Case, mounts: Mounts) -> None:
     fill(case, "folder", 3)
     mount = mounts(case)
