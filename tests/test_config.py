@@ -173,7 +173,7 @@ def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     text = '[stores.x]\ntype = "caching"\nmain = "memory:"\ncache = "memory:"\ncapacity_bytes = "${SIZE}"'
     with parse(text, "FILE").open("x") as store:
         assert isinstance(store, CachingStore)
-        assert store._capacity == 2048
+        assert store.stats.capacity_bytes == 2048
     assert wrong('[stores.x]\n\nurl = "memory:${UNSET}"') == (
         "FILE:3: the variable UNSET is not set; ${UNSET:-text} has a default"
     )

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from mountstore.backends._arguments import clip_range, flat
-from mountstore.errors import NotFound, PreconditionFailed, StoreError
-from mountstore.store import Data, ObjectInfo, ObjectStore
+from mountstore.errors import NotFound, PreconditionFailed, StoreFull, UsageError
+from mountstore.store import Data, ObjectInfo, ObjectStore, Upload
+from mountstore.stores.pins import Pin
+from mountstore.stores.pool import BlockPool, CacheStats, digest
 from mountstore.stores.reader import RANGE_BYTES
+from mountstore.stores.versions import Versions
 from mountstore.stores.wrapper import WrapperStore
 
-_log = logging.getLogger("mountstore.stores")
+BLOCK_BYTES = 1 << 20
 _STRIPES = 256
 _SEEN = 65_536
-_KEY_DIGITS = 48
-_ETAG_DIGITS = 32
+_HEIRS = 4096
 
-
-@dataclass(slots=True)
-class CacheStats:
-    """What a cache did since it was made. `errors` counts calls of the cache that failed."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-    errors: int = 0
+__all__ = ["BLOCK_BYTES", "CacheStats", "CachingStore"]
 
 
 class CachingStore(WrapperStore):
     """`main`, with content that was read or put kept in `cache`, which is this store's alone.
 
-    Entries are whole objects of up to `max_object_bytes`, named by key and etag: an entry is never wrong,
-    only no longer asked for. Which etag is the right one is asked of `main` (a head) for each read, unless
+    Content is kept in blocks of `block_bytes`, named by key, etag and number: a block is never wrong, only no
+    longer asked for. A `get` with `if_match` names a version, so its blocks that are here are served without
+    asking `main`. Without, which etag is the right one is asked of `main` (a head) for each read, unless
     it was asked less than `ttl_s` ago: so with the default of 0 a change by anybody is seen at once, and
     otherwise one by another process within `ttl_s`. What this object wrote or deleted it sees at once.
+    What is missing is fetched in whole blocks, neighbours at once, each by one thread while others wait.
 
-    `get` alone is served from the cache; listings and heads come from `main`. At most `capacity_bytes` of
-    content are kept, those used last; an entry that would not fit is not made. A cache that fails or is
-    full is passed by, logged and counted in `stats`, and never fails a call. `close` closes both.
+    `get` alone is served from the cache; listings and heads come from `main`. For what is kept of
+    `capacity_bytes`, and what with a cache that fails or is full, see `BlockPool`. With `writers`, so many
+    threads write in the background; files that are put are then not read again, see `fill`. `close` closes
+    both stores.
     """
 
     def __init__(
@@ -54,34 +48,44 @@ class CachingStore(WrapperStore):
         cache: ObjectStore,
         *,
         capacity_bytes: int = 1 << 30,
-        max_object_bytes: int = 64 << 20,
+        block_bytes: int = BLOCK_BYTES,
         ttl_s: float = 0.0,
+        writers: int = 0,
     ) -> None:
         super().__init__(main)
         self.cache = cache
-        self.stats = CacheStats()
-        self._capacity = capacity_bytes
-        self._most = min(capacity_bytes, max_object_bytes)
+        self.block_bytes = block_bytes
+        self._pool = BlockPool(cache, capacity_bytes, writers=writers)
         self._ttl_s = ttl_s
+        self._versions = Versions(main, self._pool, block_bytes)
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, int] = OrderedDict()  # name: size, the one used last at the end
-        self._coming: dict[str, int] = {}  # names that are being written, counted as used
-        self._newest: dict[str, str] = {}  # what names of one key begin with: the one written last
-        self._used = 0
         self._seen: OrderedDict[str, tuple[ObjectInfo, float]] = OrderedDict()
-        self._names: dict[str, tuple[str, str]] = {}  # the name last asked for, by key
         self._writes = [0] * _STRIPES
-        with self._passing_by("listing it"):
-            found = [info for page in cache.pages() for info in page.objects]
-            for info in sorted(found, key=lambda info: info.mtime_ns):
-                self._entries[info.key] = info.size
-                self._newest[info.key[:_KEY_DIGITS]] = info.key
-                self._used += info.size
-        self._evict(0)
+        self._writing: dict[str, list[int]] = {}  # by key: writes under way, and whether there were two
+        self._heirs: OrderedDict[str, tuple[str, str, str, int]] = OrderedDict()
+
+    @property
+    def stats(self) -> CacheStats:
+        return self._pool.stats
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """Those of `main`, if it counts them."""
+        requests: Mapping[str, int] = getattr(self.inner, "requests", {})
+        return requests
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self.inner.stat(key)
+
+    def head_many(self, keys: Iterable[str]) -> dict[str, ObjectInfo]:
+        return self.inner.head_many(keys)
 
     # -- reading ----------------------------------------------------------------------------------
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
+        conditional = self._versions.able.conditional_get
+        if if_match is not None and conditional and stop is not None and 0 <= start < stop:
+            return self._versions.read(key, if_match, start, stop, None)
         info = self._current(key)
         if if_match is not None and info.etag != if_match:
             if self._ttl_s:  # it may be what we hold that is old
@@ -89,28 +93,16 @@ class CachingStore(WrapperStore):
                 info = self._current(key)
             if info.etag != if_match:
                 raise PreconditionFailed(f"{key!r} has changed", key=key)
-        if info.etag is None or info.size > self._most:
+        if info.etag is None:
             return self.inner.get(key, start, stop, if_match=if_match)
         start, stop = clip_range(key, start, stop, info.size)
-        name = self._name(key, info.etag)
-        held = self._held(name, start, stop)
-        if held is not None:
-            return held
-        if stop - start < info.size and info.size > RANGE_BYTES:
-            return self.inner.get(key, start, stop, if_match=if_match)  # all of it is too much to ask for
-        conditional = self.inner.capabilities.conditional_get
         try:
-            data = self.inner.get(key, if_match=info.etag if conditional else None)
+            return self._versions.read(key, info.etag, start, stop, info.size)
         except (PreconditionFailed, NotFound):
             self._forget(key)
             if if_match is not None:
                 raise
             return self.inner.get(key, start, stop)
-        if conditional or self.inner.head(key).etag == info.etag:
-            self._keep(name, data)
-            return memoryview(data)[start:stop] if stop - start < info.size else data
-        self._forget(key)
-        return self.inner.get(key, start, stop, if_match=if_match)
 
     def _current(self, key: str) -> ObjectInfo:
         if not self._ttl_s:
@@ -142,24 +134,6 @@ class CachingStore(WrapperStore):
             self._forget(key)
             raise
 
-    def _held(self, name: str, start: int, stop: int) -> Data | None:
-        known = True
-        try:
-            with self._lock:
-                self._entries.move_to_end(name)
-            data = self.cache.get(name, start, stop)
-            if len(data) == stop - start:
-                self.stats.hits += 1
-                return data
-        except (StoreError, OSError) as error:
-            self._failed("reading", error)
-        except KeyError:
-            known = False
-        if known:
-            self._drop(name)
-        self.stats.misses += 1
-        return None
-
     # -- writing ----------------------------------------------------------------------------------
 
     def put(
@@ -171,29 +145,76 @@ class CachingStore(WrapperStore):
         if_match: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        begin = 0 if isinstance(data, (bytes, bytearray, memoryview)) else data.tell()
-        self._forget(key)
-        writes = self._writes[hash(key) % _STRIPES]
-        info = None
-        try:
+        is_bytes = isinstance(data, (bytes, bytearray, memoryview))
+        begin = 0 if is_bytes else data.tell()  # type: ignore[union-attr]
+        with self._changing(key) as done:
             info = self.inner.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
-        finally:
-            self._forget(key)
-            if info is not None and self._ttl_s:
-                # Right unless another call wrote meanwhile, which may have been the last.
-                self._see(key, info, writes + 1)
-        if info.etag is not None and info.size <= self._most:
-            if isinstance(data, (bytes, bytearray, memoryview)):
-                self._keep(self._name(key, info.etag), data)
-            elif info.size <= RANGE_BYTES:
-                data.seek(begin)
-                self._keep(self._name(key, info.etag), data.read(info.size))
+            epoch = done(info)
+        if epoch is None or info.etag is None:
+            return info
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            # What the writers keep for a while, the caller may change.
+            kept = data if isinstance(data, bytes) or self._pool.writers is None else bytes(data)
+            self._versions.keep(key, info.etag, flat(kept), epoch)
+        elif info.size <= RANGE_BYTES and self._pool.writers is None:
+            data.seek(begin)
+            content = data.read(info.size)
+            self._versions.keep(key, info.etag, content, epoch)
         return info
 
+    def put_changes(
+        self,
+        key: str,
+        data: BinaryIO,
+        changed: Sequence[tuple[int, int]],
+        *,
+        source: str,
+        source_etag: str,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> ObjectInfo:
+        old = self._versions.named(source, source_etag)
+        with self._changing(key) as done:
+            info = self.inner.put_changes(
+                key,
+                data,
+                changed,
+                source=source,
+                source_etag=source_etag,
+                metadata=metadata,
+                if_match=if_match,
+                if_absent=if_absent,
+            )
+            patched = self._versions.patched(data, changed, old, info.size) if source == key else {}
+            blocks = self._pool.take(*old) if source == key and info.etag != source_etag else []
+            epoch = done(info)
+        step = self.block_bytes
+        same = [
+            block
+            for block in blocks
+            if epoch is not None
+            and block.size == min(step, info.size - block.number * step)
+            and not any(
+                low < (block.number + 1) * step and high > block.number * step for low, high in changed
+            )
+        ]
+        self._pool.drop([block for block in blocks if block not in same])
+        if epoch is not None and info.etag is not None:
+            names, pin = self._versions.named(key, info.etag), self._pool.pins.mark_of(key)
+            self._pool.give(same, *names, epoch=epoch, pin=pin)
+            for number, piece in patched.items():
+                self._pool.insert(*names, number, piece, epoch=epoch, pin=pin)
+        return info
+
+    def start_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+        return _CachedUpload(self, key, self.inner.start_upload(key, metadata=metadata))
+
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
-        with self._writing(key):
+        with self._changing(key) as done:
             self.inner.delete(key, missing_ok=missing_ok, if_match=if_match)
-        self._drop_versions(key)
+            self._inherit(key)
+            done(None)
 
     def copy(
         self,
@@ -203,96 +224,155 @@ class CachingStore(WrapperStore):
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
     ) -> ObjectInfo:
-        with self._writing(target):
-            return self.inner.copy(source, target, metadata=metadata, if_match=if_match)
+        with self._changing(target) as done:
+            info = self.inner.copy(source, target, metadata=metadata, if_match=if_match)
+            epoch = self._moved(source if source == target else None, target, if_match, info, done)
+        if source != target and epoch is not None and if_match is not None and info.etag is not None:
+            with self._lock:  # its blocks are those of the copy, once the source goes
+                self._heirs[source] = if_match, target, info.etag, epoch
+                self._heirs.move_to_end(source)
+                if len(self._heirs) > _HEIRS:
+                    self._heirs.popitem(last=False)
+        return info
 
     def rename(self, source: str, target: str, *, if_match: str | None = None) -> ObjectInfo:
-        with self._writing(source, target):
-            return self.inner.rename(source, target, if_match=if_match)
+        with self._changing(source) as gone, self._changing(target) as done:
+            info = self.inner.rename(source, target, if_match=if_match)
+            self._moved(source, target, if_match, info, done)
+            if source != target:
+                gone(None)
+        return info
 
     def update_metadata(
         self, key: str, metadata: Mapping[str, str], *, if_match: str | None = None
     ) -> ObjectInfo:
-        with self._writing(key):
-            return self.inner.update_metadata(key, metadata, if_match=if_match)
+        with self._changing(key) as done:
+            info = self.inner.update_metadata(key, metadata, if_match=if_match)
+            self._moved(key, key, if_match, info, done)
+        return info
 
     def delete_many(self, keys: Iterable[str]) -> None:
         wanted = [*keys]
-        with self._writing(*wanted):
+        self._forget(*wanted)
+        try:
             self.inner.delete_many(wanted)
-        self._drop_versions(*wanted)
+        finally:
+            self._forget(*wanted)
+            for key in wanted:
+                self._pool.supersede(digest(key))
+
+    def _moved(
+        self,
+        source: str | None,
+        target: str,
+        etag: str | None,
+        info: ObjectInfo,
+        done: Callable[[ObjectInfo | None], int | None],
+    ) -> int | None:
+        """`target` has the content that the version `etag` of `source` had, which is no more."""
+        same = source == target and etag == info.etag
+        old = self._pool.take(*self._versions.named(source, etag)) if source and etag and not same else []
+        epoch = done(info)
+        if epoch is None or info.etag is None:
+            self._pool.drop(old)
+        else:
+            pin = self._pool.pins.mark_of(target)
+            self._pool.give(old, *self._versions.named(target, info.etag), epoch=epoch, pin=pin)
+        return epoch
+
+    def _inherit(self, key: str) -> None:
+        """The object is gone: its blocks go to the copy that was made of it."""
+        with self._lock:
+            heir = self._heirs.pop(key, None)
+        if heir is not None:
+            etag, target, target_etag, epoch = heir
+            blocks = self._pool.take(*self._versions.named(key, etag))
+            pin = self._pool.pins.mark_of(target)
+            self._pool.give(blocks, *self._versions.named(target, target_etag), epoch=epoch, pin=pin)
+
+    # -- more than a store ------------------------------------------------------------------------
+
+    def fill(
+        self, info: ObjectInfo, read: Callable[[int, int], Data | None], close: Callable[[], None]
+    ) -> None:
+        """Take over the content of an object that has just been put, in the background.
+
+        `read(start, stop)` gives a block of it, or None for one that is not at hand; it is called from a
+        thread. `close` is called when it is not needed any more, whatever happens.
+        """
+        if info.etag is None or self._pool.writers is None or info.size > self._pool.capacity_bytes:
+            close()
+            return
+        steps = self._versions.filling(info, self._versions.named(info.key, info.etag), read, close)
+        next(steps)  # from here on it closes what it was given
+        self._pool.writers.job(steps)
+
+    def warm(self, key: str, etag: str, size: int, told: Callable[[int], None] = lambda done: None) -> None:
+        """Have the whole of this version in the cache; `told` hears how many bytes of it are.
+
+        Raises what `get` raises.
+        """
+        step = self.block_bytes * 4
+        for start in range(0, max(size, 1), step):
+            stop = min(start + step, size)
+            self._versions.read(key, etag, start, stop, size)
+            told(stop)
+
+    @property
+    def pins(self) -> list[Pin]:
+        """What is pinned, in the order of names."""
+        return [*self._pool.pins]
+
+    def pin(self, prefix: str) -> Pin:
+        """Keep what of the object `prefix` comes into the cache, or with a slash at its end (or empty) of
+        all objects below it, until `unpin`; across restarts too. `warm` has it come.
+
+        Raises StoreFull if it is more than the cache holds beside other pins, and what main and cache raise.
+        """
+        size = sum(
+            info.size
+            for page in self.inner.pages(prefix)
+            for info in page.objects
+            if Pin(prefix, 0).holds(info.key)
+        )
+        pin = Pin(prefix, size)
+        others = sum(other.size_bytes for other in self.pins if not pin.holds(other.prefix))
+        if outer := next(
+            (other for other in self.pins if other.prefix != prefix and other.holds(prefix)), None
+        ):
+            return outer
+        capacity = self._pool.capacity_bytes
+        if size + others > capacity:
+            raise StoreFull(
+                f"{prefix or 'all of it'} has {size} bytes, and the cache holds {capacity}, of which {others}"
+                " are pinned; make it larger, or unpin something",
+                key=prefix,
+            )
+        self._pool.pins.add(pin)
+        return pin
+
+    def unpin(self, prefix: str) -> None:
+        """What was pinned by this very prefix may go like all else. Raises UsageError if it was not."""
+        pin = next((pin for pin in self.pins if pin.prefix == prefix), None)
+        if pin is None:
+            raise UsageError(f"{prefix or 'all of it'} is not pinned")
+        self._pool.pins.remove(pin)
+        self._pool.unpin(pin.mark)
 
     def clear(self) -> None:
         """Empty the cache. Raises what the cache raises: the caller wants to know whether it is empty."""
-        with self._lock:
-            self._entries.clear()
-            self._newest.clear()
-            self._used = sum(self._coming.values())
-        for page in self.cache.pages():
-            self.cache.delete_many([info.key for info in page.objects])
+        self._pool.clear()
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Return when nothing is being written in the background; False after the timeout."""
+        return self._pool.writers is None or self._pool.writers.flush(timeout_s)
 
     def close(self) -> None:
         """Close the cache and `main`; what the cache raises is passed by."""
-        with self._passing_by("closing"):
-            self.cache.close()
+        self._pool.close()
         self.inner.close()
 
-    # -- the cache --------------------------------------------------------------------------------
-
-    def _keep(self, name: str, data: Data) -> None:
-        size = len(flat(data))
-        if size > self._capacity:
-            return
-        # Room is made, and counted as used, before the cache gets a byte.
-        if self._used + size > self._capacity:
-            self._evict(size)
-        with self._lock:
-            if name in self._entries or name in self._coming or self._used + size > self._capacity:
-                return
-            self._coming[name] = size
-            self._used += size
-            older = self._newest.get(name[:_KEY_DIGITS])
-        kept = False
-        try:
-            self.cache.put(name, data)
-            kept = True
-        except (StoreError, OSError) as error:
-            self._failed("writing", error)
-        with self._lock:
-            del self._coming[name]
-            if kept:
-                self._entries[name] = size
-                self._newest[name[:_KEY_DIGITS]] = name
-            else:
-                self._used -= size
-        if not kept:
-            self._drop(name)
-        elif older is not None and older != name:
-            self._drop(older)
-
-    def _evict(self, size: int) -> None:
-        while True:
-            with self._lock:
-                if self._used + size <= self._capacity or not self._entries:
-                    return
-                oldest = next(iter(self._entries))
-                self.stats.evictions += 1
-            self._drop(oldest)
-
-    def _drop(self, name: str) -> None:
-        with self._passing_by("deleting"):
-            self.cache.delete(name, missing_ok=True)
-        with self._lock:
-            self._used -= self._entries.pop(name, 0)
-            if self._newest.get(name[:_KEY_DIGITS]) == name:
-                del self._newest[name[:_KEY_DIGITS]]
-
-    def _drop_versions(self, *keys: str) -> None:
-        for key in keys:
-            with self._lock:
-                name = self._newest.get(_name(key, "")[:_KEY_DIGITS])
-            if name is not None:
-                self._drop(name)
+    # -- what is being written --------------------------------------------------------------------
 
     def _forget(self, *keys: str) -> None:
         with self._lock:
@@ -301,37 +381,63 @@ class CachingStore(WrapperStore):
                 self._writes[hash(key) % _STRIPES] += 1
 
     @contextmanager
-    def _writing(self, *keys: str) -> Iterator[None]:
-        self._forget(*keys)
+    def _changing(self, key: str) -> Iterator[Callable[[ObjectInfo | None], int | None]]:
+        """Around a write of `key`. What it gives is called with what the write made (None: nothing is there),
+        and returns the epoch in which blocks of it may be kept, None if another write makes that unsure."""
+        ended = False
+
+        def done(info: ObjectInfo | None) -> int | None:
+            nonlocal ended
+            ended = True
+            alone, seen = self._leave(key)
+            etag = info.etag if info is not None and alone else None
+            epoch = self._pool.supersede(digest(key), digest(etag) if etag is not None else None)
+            if info is not None and alone and self._ttl_s:
+                self._see(key, info, seen)
+            return epoch if alone else None
+
+        with self._lock:
+            self._seen.pop(key, None)
+            self._writes[hash(key) % _STRIPES] += 1
+            under_way = self._writing.setdefault(key, [0, 0])
+            under_way[1] |= under_way[0] > 0
+            under_way[0] += 1
         try:
-            yield
+            yield done
         finally:
-            self._forget(*keys)
+            if not ended:
+                self._leave(key)
 
-    @contextmanager
-    def _passing_by(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except (StoreError, OSError) as error:
-            self._failed(doing, error)
-
-    def _failed(self, doing: str, error: Exception) -> None:
-        self.stats.errors += 1
-        _log.warning("the cache failed at %s: %s", doing, error)
-
-    def _name(self, key: str, etag: str) -> str:
-        """What `_name` says, remembered: it is asked for the same ones again and again."""
-        known = self._names.get(key)
-        if known is not None and known[0] == etag:
-            return known[1]
-        if len(self._names) >= _SEEN:
-            self._names.clear()
-        name = _name(key, etag)
-        self._names[key] = etag, name
-        return name
+    def _leave(self, key: str) -> tuple[bool, int]:
+        """(whether there was no other write meanwhile, number of writes so far)."""
+        with self._lock:
+            self._seen.pop(key, None)
+            stripe = hash(key) % _STRIPES
+            self._writes[stripe] += 1
+            under_way = self._writing[key]
+            under_way[0] -= 1
+            if not under_way[0]:
+                del self._writing[key]
+            return not under_way[1], self._writes[stripe]
 
 
-def _name(key: str, etag: str) -> str:
-    """The name of an entry: of any key, plain and short, and another one for each version."""
-    version = hashlib.sha256(etag.encode()).hexdigest()[:_ETAG_DIGITS]
-    return f"{hashlib.sha256(key.encode()).hexdigest()[:_KEY_DIGITS]}-{version}"
+class _CachedUpload(Upload):
+    """An upload whose end is a write of the object."""
+
+    def __init__(self, store: CachingStore, key: str, upload: Upload) -> None:
+        self._store = store
+        self._key = key
+        self._upload = upload
+        self.part_bytes = upload.part_bytes
+
+    def put_part(self, number: int, data: Data) -> None:
+        self._upload.put_part(number, data)
+
+    def finish(self, *, if_match: str | None = None, if_absent: bool = False) -> ObjectInfo:
+        with self._store._changing(self._key) as done:
+            info = self._upload.finish(if_match=if_match, if_absent=if_absent)
+            done(info)
+        return info
+
+    def abort(self) -> None:
+        self._upload.abort()

@@ -82,6 +82,21 @@ class TestCachingTiny(WrapperConformance):
         return CachingStore(backend("main"), backend("cache"), capacity_bytes=100_000, ttl_s=3600)
 
 
+class TestCachingBlocks(WrapperConformance):
+    def wrap(self, backend: MakeBackend) -> ObjectStore:
+        return CachingStore(
+            backend("main"), backend("cache"), block_bytes=1000, capacity_bytes=1 << 20, writers=2
+        )
+
+
+class TestCachingBlocksOverSqlite(OverSqlite, TestCachingBlocks):
+    pass
+
+
+class TestCachingBlocksOverFiles(OverFiles, TestCachingBlocks):
+    pass
+
+
 class TestCachingOverSqlite(OverSqlite, TestCaching):
     pass
 

@@ -1,0 +1,492 @@
+"""Blocks of objects in a store that serves as a cache: bounded by bytes, those kept that are used again.
+
+A block is named by the key and the etag of its object (as hashes), its number, and a CRC-32 of its bytes;
+so its content is what its name says or it is damaged, and it is never stale: only no longer asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mountstore.backends._arguments import flat
+from mountstore.errors import Corrupted, NotFound, StoreError
+from mountstore.store import Data, ObjectStore
+from mountstore.stores.pauses import Pause
+from mountstore.stores.pins import PREFIX, Pins
+from mountstore.stores.writers import Writers
+
+_log = logging.getLogger("mountstore.stores")
+
+MAX_BLOCKS = 65_536  # an entry takes up to a KiB of memory
+_PROTECTED = 0.8
+_EPOCHS = 4096
+_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{8})(?:-([0-9a-f]{8}))?")
+_QUEUED, _WRITING, _STORED = range(3)
+
+
+def digest(text: str) -> str:
+    """A key or an etag as it stands in the names of blocks."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(slots=True)
+class CacheStats:
+    """What a cache did since it was made, in blocks, and what it holds now.
+
+    `errors` counts calls of the cache that failed, and blocks that were damaged.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    errors: int = 0
+    hit_bytes: int = 0
+    used_bytes: int = 0
+    pinned_bytes: int = 0
+    blocks: int = 0
+    capacity_bytes: int = 0
+
+
+class Block:
+    """One block; `segment` is None once it is not to be found any more."""
+
+    __slots__ = (
+        "crc", "data", "etag", "key", "number", "pin", "segment", "size", "state", "used",
+    )  # fmt: skip
+
+    def __init__(self, key: str, etag: str, number: int, size: int, crc: int = 0, pin: str = "") -> None:
+        self.key = key
+        self.etag = etag
+        self.number = number
+        self.size = size
+        self.crc = crc
+        self.pin = pin
+        self.state = _STORED
+        self.used = False  # by a reader
+        self.data: Data | None = None  # until it is written
+        self.segment: OrderedDict[Block, None] | None = None
+
+    @property
+    def name(self) -> str:
+        pin = f"-{self.pin}" if self.pin else ""
+        return f"{self.key}-{self.etag}-{self.number:x}-{self.crc:08x}{pin}"
+
+
+class BlockPool:
+    """The blocks in `cache`, at most `capacity_bytes` of them, and what waits to be written into it.
+
+    New blocks queue in one segment; one that is used a second time goes to another, of up to four fifths
+    of the room. What makes room is the longest unused of the first: so reading a lot once leaves alone what
+    is used again and again. Blocks of pinned keys stay. Room is reserved before a byte is written.
+
+    A cache that fails is passed by, for longer and longer. With `writers`, blocks are written by so many
+    threads, and readers are served from memory until then. For any thread.
+    """
+
+    def __init__(
+        self,
+        cache: ObjectStore,
+        capacity_bytes: int,
+        *,
+        writers: int = 0,
+        queue_bytes: int = 32 << 20,
+        max_blocks: int = MAX_BLOCKS,
+    ) -> None:
+        self.cache = cache
+        self.capacity_bytes = capacity_bytes
+        self.pins = Pins(cache)
+        self.writers = Writers(writers, min(queue_bytes, max(capacity_bytes // 4, 1))) if writers else None
+        self._max_blocks = max_blocks
+        self._stats = CacheStats()
+        self._lock = threading.Lock()
+        self._keys: dict[str, dict[tuple[str, int], Block]] = {}
+        self._probation: OrderedDict[Block, None] = OrderedDict()
+        self._protected: OrderedDict[Block, None] = OrderedDict()
+        self._pinned: OrderedDict[Block, None] = OrderedDict()
+        self._protected_bytes = 0
+        self._pinned_bytes = 0
+        self._used_bytes = 0  # with what is being written, and what could not be deleted
+        self._count = 0
+        self._doomed: dict[str, int] = {}
+        self._epochs = [0] * _EPOCHS
+        self._reading = Pause()
+        self._writing = Pause()
+        self._loaded = False
+        self._loading = threading.Lock()
+        self._load()
+
+    @property
+    def stats(self) -> CacheStats:
+        stats = self._stats
+        stats.used_bytes = self._used_bytes
+        stats.pinned_bytes = self._pinned_bytes
+        stats.blocks = self._count
+        stats.capacity_bytes = self.capacity_bytes
+        return stats
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def read(self, key: str, etag: str, number: int, pin: str = "", *, counted: bool = True) -> Data | None:
+        """The block, if it is here and whole. `key` and `etag` are digests, `pin` a mark of `Pins`."""
+        with self._lock:
+            blocks = self._keys.get(key)
+            block = blocks.get((etag, number)) if blocks is not None else None
+            if block is None:
+                self._stats.misses += counted
+                return None
+            self._touch(block)
+            if block.data is not None:
+                self._stats.hits += 1
+                self._stats.hit_bytes += block.size
+                return block.data
+        data = self._stored(block)
+        if data is None:
+            self._stats.misses += counted
+            return None
+        self._stats.hits += 1
+        self._stats.hit_bytes += block.size
+        if pin != block.pin and pin:
+            self._mark(block, pin)
+        return data
+
+    def has(self, key: str, etag: str, number: int) -> bool:
+        """Whether it is here, for all that is known."""
+        with self._lock:
+            return (etag, number) in self._keys.get(key, ())
+
+    def _stored(self, block: Block) -> Data | None:
+        if not self._reading.is_over():
+            return None
+        began = time.monotonic()
+        try:
+            data = self.cache.get(block.name)
+        except NotFound:
+            pass
+        except Corrupted as error:
+            self._failed("reading", error, self._reading, began)
+        except (StoreError, OSError) as error:
+            self._failed("reading", error, self._reading, began)
+            return None
+        else:
+            self._reading.worked()
+            if len(data) == block.size and zlib.crc32(data) == block.crc:
+                return data
+            self._stats.errors += 1
+            _log.warning("a block in the cache is damaged; it is fetched again")
+        self._discard([block])
+        return None
+
+    def _touch(self, block: Block) -> None:
+        """A reader wants it; under the lock."""
+        segment = block.segment
+        assert segment is not None
+        if segment is not self._probation or not block.used:
+            block.used = True
+            segment.move_to_end(block)
+            return
+        self._place(block, self._protected)
+        while self._protected_bytes > self.capacity_bytes * _PROTECTED and len(self._protected) > 1:
+            self._place(next(iter(self._protected)), self._probation)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def epoch(self, key: str) -> int:
+        """A number that `supersede` changes: what was fetched before that is not kept any more."""
+        return self._epochs[int(key[:3], 16)]
+
+    def insert(
+        self,
+        key: str,
+        etag: str,
+        number: int,
+        data: Data,
+        *,
+        epoch: int,
+        pin: str = "",
+        used: bool = False,
+        at_once: bool = False,
+    ) -> None:
+        """Keep a block, if there is room or some can be made. `data` must not change afterwards; `used`: it
+        is for a reader; `at_once`: not by the writers, whose queue may be full."""
+        data = flat(data)
+        size = len(data)
+        if self.has(key, etag, number) or not self._can_write() or not self._make_room(size):
+            return
+        block = Block(key, etag, number, size, pin=pin)
+        block.used, block.data, block.state = used, data, _QUEUED
+        with self._lock:
+            if epoch != self.epoch(key) or (etag, number) in self._keys.get(key, ()):
+                self._free(size)
+                return
+            self._link(block)
+        if self.writers is None or at_once:
+            self._write(block)
+        else:
+            self.writers.write(size, lambda: self._write(block))
+
+    def _can_write(self) -> bool:
+        if not self._writing.is_over():
+            return False
+        if not self._loaded:
+            with self._loading:
+                if not self._loaded:
+                    self._load()
+        return self._loaded
+
+    def _write(self, block: Block) -> None:
+        with self._lock:
+            data = block.data
+            if block.segment is None or data is None:
+                return
+            block.state = _WRITING
+        block.crc = zlib.crc32(data)
+        began = time.monotonic()
+        kept = False
+        try:
+            self.cache.put(block.name, data)
+            kept = True
+        except (StoreError, OSError) as error:
+            self._failed("writing", error, self._writing, began)
+        else:
+            self._writing.worked()
+        with self._lock:
+            block.data = None
+            block.state = _STORED
+            if kept and block.segment is not None:
+                return
+            if block.segment is not None:
+                self._unlink(block)
+        self._erase(block.name, block.size)
+
+    def _make_room(self, size: int) -> bool:
+        """Reserve so many bytes; False if they cannot be had."""
+        tried = False
+        while True:
+            with self._lock:
+                if self._used_bytes + size <= self.capacity_bytes and self._count < self._max_blocks:
+                    self._used_bytes += size
+                    self._count += 1
+                    return True
+                doomed = [] if tried else [*self._doomed.items()]
+                if size > self.capacity_bytes:
+                    return False
+                if not doomed:
+                    block = next(iter(self._probation or self._protected), None)
+                    if block is None or block.state == _WRITING:
+                        return False
+                    self._stats.evictions += 1
+            if doomed:
+                tried = True
+                for name, held in doomed:
+                    self._erase(name, held)
+            elif block is not None and not self._discard([block]):
+                return False
+
+    def _discard(self, blocks: Iterable[Block]) -> bool:
+        """Forget blocks and delete them; False if one could not be deleted."""
+        done = True
+        for block in blocks:
+            with self._lock:
+                if block.segment is None:
+                    continue
+                self._unlink(block)
+                if block.state == _QUEUED:
+                    self._free(block.size)
+                if block.state != _STORED:
+                    continue  # whoever writes it sees to the rest
+            done = self._erase(block.name, block.size) and done
+        return done
+
+    def _erase(self, name: str, size: int) -> bool:
+        """Delete what is not to be found any more; until it is deleted it counts as used."""
+        began = time.monotonic()
+        try:
+            self.cache.delete(name, missing_ok=True)
+        except (StoreError, OSError) as error:
+            self._failed("deleting", error, self._writing, began)
+            with self._lock:
+                self._doomed[name] = size
+            return False
+        with self._lock:
+            self._doomed.pop(name, None)
+            self._free(size)
+        return True
+
+    # -- versions ---------------------------------------------------------------------------------
+
+    def supersede(self, key: str, but: str | None = None) -> int:
+        """Forget what is here of this key, but for the version `but`; returns its epoch from now on.
+
+        What is being fetched of it meanwhile will not be kept.
+        """
+        with self._lock:
+            self._epochs[int(key[:3], 16)] += 1
+            epoch = self.epoch(key)
+            old = [block for (etag, _), block in self._keys.get(key, {}).items() if etag != but]
+        if old:
+            self._discard(old)
+        return epoch
+
+    def take(self, key: str, etag: str) -> list[Block]:
+        """The blocks of a version, which are then to be found no more: they are to be given to `give`."""
+        with self._lock:
+            found = [
+                block
+                for (version, _), block in self._keys.get(key, {}).items()
+                if version == etag and block.state == _STORED
+            ]
+            for block in found:
+                self._unlink(block)
+        return found
+
+    def give(self, blocks: Iterable[Block], key: str, etag: str, *, epoch: int, pin: str = "") -> None:
+        """Make blocks that were taken those of another version, at the same positions; bytes do not move."""
+        for old in blocks:
+            new = Block(key, etag, old.number, old.size, old.crc, pin)
+            new.used = old.used
+            began = time.monotonic()
+            try:
+                self.cache.rename(old.name, new.name)
+            except NotFound:
+                with self._lock:
+                    self._free(old.size)
+                continue
+            except (StoreError, OSError) as error:
+                self._failed("renaming", error, self._writing, began)
+                self._erase(old.name, old.size)
+                continue
+            with self._lock:
+                if epoch == self.epoch(key) and (etag, new.number) not in self._keys.get(key, ()):
+                    self._link(new)
+                    continue
+            self._erase(new.name, new.size)
+
+    def drop(self, blocks: Iterable[Block]) -> None:
+        """Delete blocks that were taken."""
+        for block in blocks:
+            self._erase(block.name, block.size)
+
+    # -- the whole --------------------------------------------------------------------------------
+
+    def unpin(self, mark: str) -> None:
+        """The blocks of a pin that is no more may go like others."""
+        with self._lock:
+            for block in [block for block in self._pinned if block.pin == mark]:
+                self._place(block, self._probation)
+
+    def clear(self) -> None:
+        """Forget and delete all blocks. Raises what the cache raises."""
+        with self._lock:
+            stored = dict(self._doomed)
+            for block in [*self._probation, *self._protected, *self._pinned]:
+                self._unlink(block)
+                if block.state == _STORED:
+                    stored[block.name] = block.size
+                elif block.state == _QUEUED:
+                    self._free(block.size)
+            self._doomed = dict(stored)
+        for page in self.cache.pages():
+            self.cache.delete_many([info.key for info in page.objects if not info.key.startswith(PREFIX)])
+        with self._lock:
+            for name, size in stored.items():
+                if self._doomed.pop(name, None) is not None:
+                    self._free(size)
+
+    def close(self) -> None:
+        """Write what waits, for a few seconds at most, and close the cache; what it raises is passed by."""
+        if self.writers is not None:
+            self.writers.close()
+        try:
+            self.cache.close()
+        except (StoreError, OSError) as error:
+            self._failed("closing", error, self._writing, time.monotonic())
+
+    def _load(self) -> None:
+        """Find out what is in the cache: until then nothing is written, the bound could be exceeded."""
+        began = time.monotonic()
+        stray: list[str] = []
+        pins: list[str] = []
+        found: list[tuple[int, Block]] = []
+        try:
+            for page in self.cache.pages():
+                for info in page.objects:
+                    if match := _NAME.fullmatch(info.key):
+                        key, etag, number, crc, pin = match.groups("")
+                        block = Block(key, etag, int(number, 16), info.size, int(crc, 16), pin)
+                        found.append((info.mtime_ns, block))
+                    else:
+                        (pins if info.key.startswith(PREFIX) else stray).append(info.key)
+            self.pins.load(pins)
+        except (StoreError, OSError) as error:
+            self._failed("listing it", error, self._writing, began)
+            return
+        with self._lock:
+            self._loaded = True
+            for _, block in sorted(found, key=lambda one: one[0]):
+                self._used_bytes += block.size
+                self._count += 1
+                if (block.etag, block.number) in self._keys.get(block.key, ()):
+                    self._doomed[block.name] = block.size
+                else:
+                    self._link(block)
+        for name in stray:
+            with self._lock:
+                self._count += 1
+            self._erase(name, 0)
+        if self._make_room(0):
+            with self._lock:
+                self._free(0)
+
+    # -- under the lock ---------------------------------------------------------------------------
+
+    def _link(self, block: Block) -> None:
+        self._keys.setdefault(block.key, {})[block.etag, block.number] = block
+        self._place(block, self._pinned if block.pin in self.pins.marks else self._probation)
+
+    def _unlink(self, block: Block) -> None:
+        blocks = self._keys[block.key]
+        del blocks[block.etag, block.number]
+        if not blocks:
+            del self._keys[block.key]
+        self._place(block, None)
+
+    def _place(self, block: Block, segment: OrderedDict[Block, None] | None) -> None:
+        if block.segment is not None:
+            del block.segment[block]
+        self._protected_bytes += block.size * (
+            (segment is self._protected) - (block.segment is self._protected)
+        )
+        self._pinned_bytes += block.size * ((segment is self._pinned) - (block.segment is self._pinned))
+        block.segment = segment
+        if segment is not None:
+            segment[block] = None
+
+    def _free(self, size: int) -> None:
+        self._used_bytes -= size
+        self._count -= 1
+
+    # -- the rest ---------------------------------------------------------------------------------
+
+    def _mark(self, block: Block, pin: str) -> None:
+        """A block of a key that has been pinned since is pinned."""
+        with self._lock:
+            if block.segment is None or block.state != _STORED:
+                return
+            self._unlink(block)
+        self.give([block], block.key, block.etag, epoch=self.epoch(block.key), pin=pin)
+
+    def _failed(self, doing: str, error: Exception, pause: Pause, began: float) -> None:
+        self._stats.errors += 1
+        wait_s = pause.failed(time.monotonic() - began)
+        if wait_s:
+            _log.warning("the cache failed at %s: %s; it is passed by for %.0f s", doing, error, wait_s)
+        else:
+            _log.info("the cache failed at %s: %s", doing, error)
