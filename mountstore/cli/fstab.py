@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def seconds(text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"{text!r} is not a number of seconds") from None
+
+
+def byte_size(text: str) -> int:
+    """Bytes: a number with K, M, G or T behind it (powers of 1024), or without."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"{text!r} is not a size such as 10G or 500M")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def octal(text: str) -> int:
@@ -106,6 +115,7 @@ FLAGS: dict[str, tuple[str, bool]] = {
     "nodev": ("dev", False),
     "atime": ("atime", True),
     "noatime": ("atime", False),
+    "nocache": ("cache", False),
 }
 VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uid": ("uid", user_id),
@@ -119,6 +129,8 @@ VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "attrs": ("attrs", one_of("auto", "stored", "listed")),
     "state_dir": ("state_dir", absolute),
     "log_file": ("log_file", absolute),
+    "cache": ("cache_dir", absolute),
+    "cache_size": ("cache_size", byte_size),
 }
 
 

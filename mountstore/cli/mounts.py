@@ -41,6 +41,7 @@ class _Read(click.ParamType[Any]):
 
 _SECONDS = _Read("seconds", fstab.seconds)
 _PATH = _Read("path", fstab.absolute)
+_SIZE = _Read("size", fstab.byte_size)
 
 
 @click.command()
@@ -104,6 +105,19 @@ _PATH = _Read("path", fstab.absolute)
     type=_PATH,
     help="Journal, index and log [default: a directory for this store in ~/.local/state/mountstore].",
 )
+@click.option(
+    "--cache",
+    "cache_dir",
+    type=_PATH,
+    help="Keep what was read and written in a folder of this directory [default: ~/.cache/mountstore, for"
+    " stores that are not on this machine].",
+)
+@click.option(
+    "--cache-size",
+    type=_SIZE,
+    help="How much: 10G, 500M [default: a tenth of what is free there, at most 10G].",
+)
+@click.option("--no-cache", "cache", flag_value=False, default=None, help="Keep nothing on the disk.")
 @click.option("--log-file", type=_PATH, help="Log here [default: daemon.log in the state directory].")
 @click.option("-v", "--verbose", is_flag=True, help="Log more; MOUNTSTORE_LOG=debug does the same.")
 @click.option(

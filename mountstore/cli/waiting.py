@@ -167,6 +167,14 @@ def describe(status: StatusDict) -> str:
     if status["requests"]:
         counted = ", ".join(f"{kind} {count}" for kind, count in sorted(status["requests"].items()))
         lines.append(f"  requests: {counted}")
+    if cache := status.get("cache"):
+        asked = cache["hits"] + cache["misses"]
+        share = f", {100 * cache['hits'] // asked} % of {asked} blocks" if asked else ""
+        pinned = f", {size(cache['pinned_bytes'])} pinned" if cache["pinned_bytes"] else ""
+        lines.append(
+            f"  cache: {size(cache['used_bytes'])} of {size(cache['capacity_bytes'])}{pinned};"
+            f" hits: {cache['hits']} ({size(cache['hit_bytes'])}){share}; errors: {cache['errors']}"
+        )
     if status["last_error"]:
         lines.append(f"  last error: {escape(' '.join(status['last_error'].split()))}")
     lines.append(f"  state and log: {escape(status['state_dir'])}")

@@ -38,6 +38,9 @@ MOUNT_FIELDS: Mapping[str, str] = {
     "attrs": "str",
     "state_dir": "str",
     "log_file": "str",
+    "cache": "bool",
+    "cache_dir": "str",
+    "cache_size": "int",
 }
 """What a [mounts.NAME] may set beside `store`. `user`: a number, or a string as on the command line."""
 
@@ -115,7 +118,7 @@ class Config:
                 if kind == "user" and (isinstance(value, bool) or not isinstance(value, int | str)):
                     raise UsageError(f"a number or a string is wanted, not {value!r}")
                 value = types.converted(value, kind)
-                if option in ("state_dir", "log_file"):
+                if option in ("state_dir", "log_file", "cache_dir"):
                     value = str(Path(self.shown).resolve().parent / os.path.expanduser(value))
             fields[option] = value
         return fields

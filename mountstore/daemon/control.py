@@ -10,7 +10,9 @@ lines of JSON in answer:
 `status` is done at once. `sync` is done when the store has everything. `umount` is done when the store
 has everything and the mount is gone; the connection then stays open until the daemon has ended. With
 "force" it does not wait for the store. Closing the connection withdraws a `sync`, and an `umount` that
-has not yet unmounted. Only the daemon's own user, and root, are answered.
+has not yet unmounted. `warm`, `pin`, `unpin`, `pins` and `clear-cache` are about the cache on the local disk:
+"paths" are relative to the mount point, and what is told is how far they are. Only the daemon's own user, and
+root, are answered.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,7 +43,7 @@ class Connection:
         self._lines = sock.makefile("rb")
 
     def ask(
-        self, command: str, *, force: bool = False, ino: int | None = None
+        self, command: str, *, force: bool = False, ino: int | None = None, paths: Sequence[str] = ()
     ) -> Iterator[tuple[bool, StatusDict]]:
         """Send the request; then (done, status) for each answer, the last with done True.
 
@@ -50,6 +52,8 @@ class Connection:
         request: StatusDict = {"version": PROTOCOL, "command": command, "force": force}
         if ino is not None:
             request["ino"] = ino
+        if paths:
+            request["paths"] = [*paths]
         try:
             self._sock.settimeout(_SILENCE_S)
             self._sock.sendall(json.dumps(request).encode() + b"\n")

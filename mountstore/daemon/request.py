@@ -16,6 +16,7 @@ from mountstore.store import ObjectStore
 from mountstore.vfs.options import Attrs
 
 FUSE_DEVICE = "/dev/fuse"
+MIN_CACHE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class MountRequest:
 
     The meanings and defaults of ttl_s, fsync, checkpoint_s, attrs, uid, gid, umask,
     file_mode, dir_mode, xattr, acl, dev and atime are `VfsOptions`'.
+    What `cache_dir` and `cache_size` (in bytes) are by default, see `localcache`.
     """
 
     url: str
@@ -45,6 +47,9 @@ class MountRequest:
     fsync: Literal["remote", "local"] | None = None
     attrs: Attrs | None = None
     state_dir: Path | None = None
+    cache: bool = True
+    cache_dir: Path | None = None
+    cache_size: int | None = None
     log_file: Path | None = None
     log_level: str = "INFO"
 
@@ -57,6 +62,9 @@ class MountRequest:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**32 - 1:
                 raise UsageError(f"{name} must be a number between 0 and {2**32 - 2}")
+        if self.cache_size is not None and self.cache_size < MIN_CACHE_BYTES:
+            least = f"{MIN_CACHE_BYTES >> 20}M"
+            raise UsageError(f"cache-size must be at least {least}; no-cache does without a cache")
         for name in ("umask", "file_mode", "dir_mode"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 0o777:

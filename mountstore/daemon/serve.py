@@ -30,6 +30,7 @@ from mountstore import registry
 from mountstore.daemon import runtime
 from mountstore.daemon.control import StatusDict
 from mountstore.daemon.detach import Readiness
+from mountstore.daemon.localcache import cached
 from mountstore.daemon.logs import log_to_file, log_to_stderr
 from mountstore.daemon.machine import raise_file_limit, raise_read_ahead, stderr_kept
 from mountstore.daemon.mounttab import Busy, holders, mount_at, unmount
@@ -39,8 +40,10 @@ from mountstore.daemon.statedir import StateDir, default_state_dir, fresh_state_
 from mountstore.errors import MountError, MountstoreError
 from mountstore.fuse import FuseOperations
 from mountstore.store import ObjectStore
+from mountstore.stores.caching import CachingStore
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.vfs import Vfs
+from mountstore.vfs.warming import Progress
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,10 @@ def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> i
             record = runtime.RuntimeRecord(
                 os.getpid(), time.time_ns(), request.mountpoint, shown, str(path), str(log_file)
             )
-            return trio.run(_run, Mount(request, readiness, state, record))
+            apart = [Path(request.mountpoint), path.resolve()]
+            apart += [place.resolve() for place, _ in registry.places(request.url)]
+            identity = canonical, registry.redact(canonical)
+            return trio.run(_run, Mount(request, readiness, state, record, identity, apart))
         except MountstoreError as error:
             log.error("%s", error)
             raise
@@ -112,8 +118,17 @@ class Mount:
     """A mount from its opening to its end; what the control socket asks of it is `service.Served`."""
 
     def __init__(
-        self, request: MountRequest, readiness: Readiness, state: StateDir, record: runtime.RuntimeRecord
+        self,
+        request: MountRequest,
+        readiness: Readiness,
+        state: StateDir,
+        record: runtime.RuntimeRecord,
+        identity: tuple[str, str],
+        apart: list[Path],
     ) -> None:
+        self._identity = identity
+        self._apart = apart
+        self._cache: CachingStore | None = None
         self._request = request
         self._readiness = readiness
         self._state = state
@@ -133,7 +148,9 @@ class Mount:
         """How things stand: the record, the phase, and `vfs.Status`, with `limit` of what is pending."""
         status = asdict(self._mounted_vfs.status())
         status["pending"] = status["pending"][:limit]
-        return {**asdict(self._record), "phase": self._phase, "now_ns": time.time_ns(), **status}
+        cache = asdict(self._cache.stats) if self._cache is not None else None
+        now_ns = time.time_ns()
+        return {**asdict(self._record), "phase": self._phase, "now_ns": now_ns, **status, "cache": cache}
 
     async def file(self, ino: int) -> StatusDict:
         """How one file stands with the store: `vfs.FileState`, and the versions that the bucket keeps."""
@@ -143,6 +160,24 @@ class Mount:
     async def sync(self) -> None:
         """Return when the store has everything."""
         await self._mounted_vfs.drain()
+
+    async def tier(self, command: str, paths: list[str], progress: Progress) -> StatusDict:
+        """Do what the command of this name asks of the cache on the local disk."""
+        cache = self._cache
+        if cache is None:
+            where = self._request.mountpoint
+            raise MountError(f"{where} has no cache on the local disk (see mount --cache, and its log)")
+        warming = self._mounted_vfs.warming(cache)
+        if command == "pin":
+            await warming.pin(paths)
+        if command in ("warm", "pin"):
+            await warming.warm(paths, progress)
+        elif command == "unpin":
+            await warming.unpin(paths)
+        elif command == "clear-cache":
+            await trio.to_thread.run_sync(cache.clear)
+        pins = [{"path": pin.prefix, "size_bytes": pin.size_bytes} for pin in cache.pins]
+        return {**asdict(progress), "pins": pins}
 
     async def umount(self, *, force: bool) -> None:
         """Drain, unmount, and drain what was written meanwhile. With `force`, stop without draining.
@@ -243,17 +278,21 @@ class Mount:
             log.info("the store cannot be written to; the mount is read-only")
             self._request = replace(self._request, read_only=True)
         os.chdir("/")
-        try:
-            with _state_errors(self._state.path):
-                self._vfs = Vfs(store, self._state.path, self._options())
+        with contextlib.ExitStack() as held:
             try:
-                await self._mounted(self._vfs)
+                caching = cached(store, self._request, *self._identity, self._apart)
+                store = await trio.to_thread.run_sync(held.enter_context, caching)
+                self._cache = store if isinstance(store, CachingStore) else None
+                with _state_errors(self._state.path):
+                    self._vfs = Vfs(store, self._state.path, self._options())
+                try:
+                    await self._mounted(self._vfs)
+                finally:
+                    left = self._vfs.status().pending_count
+                    self._vfs.close()
             finally:
-                left = self._vfs.status().pending_count
-                self._vfs.close()
-        finally:
-            with trio.move_on_after(5, shield=True):
-                await trio.to_thread.run_sync(store.close, abandon_on_cancel=True)
+                with trio.move_on_after(5, shield=True):
+                    await trio.to_thread.run_sync(store.close, abandon_on_cancel=True)
         if left:
             log.warning("ended; not in the store but in %s: changes %d", self._state.path, left)
         else:

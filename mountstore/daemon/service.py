@@ -7,6 +7,9 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -14,10 +17,12 @@ import trio
 from mountstore.daemon.control import PROTOCOL, StatusDict
 from mountstore.daemon.mounttab import Busy
 from mountstore.errors import MountstoreError
+from mountstore.vfs.warming import Progress
 
 log = logging.getLogger(__name__)
 
 REQUEST_LIMIT = 64 * 1024
+CACHE_COMMANDS = ("warm", "pin", "unpin", "pins", "clear-cache")
 _REQUEST_S = 10.0
 _EVERY_S = 0.25
 _SEND_S = 5.0
@@ -37,6 +42,9 @@ class Served(Protocol):
 
     async def umount(self, *, force: bool) -> None:
         """Return when the mount is gone and, unless `force`, the store has everything."""
+
+    async def tier(self, command: str, paths: list[str], progress: Progress) -> StatusDict:
+        """Do one of `CACHE_COMMANDS`; returns what there is to tell."""
 
 
 class Service:
@@ -106,16 +114,30 @@ class Service:
             except (MountstoreError, OSError, KeyError, ValueError) as error:
                 await _send(stream, {"error": str(error)})
             return
-        if command not in ("sync", "umount"):
+        progress = Progress()
+        tell: Callable[[], StatusDict] = partial(self._served.status, 20)
+
+        async def work() -> StatusDict:
+            if command in CACHE_COMMANDS:
+                return await self._served.tier(command, paths, progress)
+            await (self._served.sync() if command == "sync" else self._served.umount(force=force))
+            return self._served.status(1000)
+
+        paths = request.get("paths", [])
+        if command in CACHE_COMMANDS:
+            tell = partial(asdict, progress)
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                await _send(stream, {"error": "paths are a list of strings"})
+                return
+        elif command not in ("sync", "umount"):
             await _send(stream, {"error": f"unknown command {command!r}"})
             return
         last: dict[str, Any] = {}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_closed, stream, nursery.cancel_scope)
-            nursery.start_soon(self._tell, stream, nursery.cancel_scope)
+            nursery.start_soon(self._tell, stream, nursery.cancel_scope, tell)
             try:
-                await (self._served.sync() if command == "sync" else self._served.umount(force=force))
-                last = {"done": self._served.status(1000)}
+                last = {"done": await work()}
             except Busy as error:
                 last = {"error": str(error), "busy": True}
             except MountstoreError as error:
@@ -127,10 +149,12 @@ class Service:
                 self._held.append(os.dup(stream.socket.fileno()))
             await _send(stream, last)
 
-    async def _tell(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _tell(
+        self, stream: trio.SocketStream, scope: trio.CancelScope, tell: Callable[[], StatusDict]
+    ) -> None:
         try:
             while True:
-                await _send(stream, {"status": self._served.status(20)})
+                await _send(stream, {"status": tell()})
                 await trio.sleep(_EVERY_S)
         except trio.BrokenResourceError:
             scope.cancel()

@@ -66,9 +66,14 @@ def default_state_dir(canonical_url: str, shown_url: str) -> Path:
 
     `$XDG_STATE_HOME/mountstore/NAME-HASH`, by default below `~/.local/state`.
     """
+    return _state_home() / store_folder(canonical_url, shown_url)
+
+
+def store_folder(canonical_url: str, shown_url: str) -> str:
+    """The name of a folder for one store: readable, with a hash of what it is."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", shown_url).strip("-.")[:40] or "store"
     digest = hashlib.sha256(canonical_url.encode(errors="surrogatepass")).hexdigest()[:16]
-    return _state_home() / f"{name}-{digest}"
+    return f"{name}-{digest}"
 
 
 def fresh_state_dir(shown_url: str) -> Path:

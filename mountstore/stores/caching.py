@@ -23,7 +23,7 @@ _STRIPES = 256
 _SEEN = 65_536
 _HEIRS = 4096
 
-__all__ = ["BLOCK_BYTES", "CacheStats", "CachingStore"]
+__all__ = ["BLOCK_BYTES", "CacheStats", "CachingStore", "uncached"]
 
 
 class CachingStore(WrapperStore):
@@ -359,6 +359,10 @@ class CachingStore(WrapperStore):
         self._pool.pins.remove(pin)
         self._pool.unpin(pin.mark)
 
+    def drop(self, key: str) -> None:
+        """Forget what is here of this object: it has turned out to be damaged."""
+        self._pool.supersede(digest(key))
+
     def clear(self) -> None:
         """Empty the cache. Raises what the cache raises: the caller wants to know whether it is empty."""
         self._pool.clear()
@@ -419,6 +423,11 @@ class CachingStore(WrapperStore):
             if not under_way[0]:
                 del self._writing[key]
             return not under_way[1], self._writes[stripe]
+
+
+def uncached(store: ObjectStore) -> ObjectStore:
+    """The store behind a cache, or the store itself."""
+    return store.inner if isinstance(store, CachingStore) else store
 
 
 class _CachedUpload(Upload):

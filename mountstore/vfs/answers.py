@@ -15,6 +15,7 @@ import trio
 from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
+from mountstore.stores.caching import uncached
 from mountstore.vfs.content import Body, BusyKeys, Content
 from mountstore.vfs.digests import digest_of_body, digest_of_object
 from mountstore.vfs.extras import metadata_for
@@ -116,7 +117,8 @@ class Answers:
         return wanted is not None and wanted == await self._digest(info.key, info.size, info.etag)
 
     async def _digest(self, key: str, size: int, etag: str | None) -> str | None:
-        return await self._store.run(digest_of_object, self._store.store, key, size, etag)
+        # What a cache has under an etag is no proof: the etag may have been told wrongly.
+        return await self._store.run(digest_of_object, uncached(self._store.store), key, size, etag)
 
     def unsettled(self, key: str) -> None:
         """The request may have landed or not: until that is known, nothing is believed of this key."""

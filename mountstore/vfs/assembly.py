@@ -14,6 +14,7 @@ import trio
 
 from mountstore.aio import AsyncStore
 from mountstore.store import ObjectStore
+from mountstore.stores.caching import CachingStore
 from mountstore.vfs import power
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.blocks import Readahead
@@ -33,6 +34,7 @@ from mountstore.vfs.status import Pending, Status
 from mountstore.vfs.streams import Streams
 from mountstore.vfs.tree import Tree, fail
 from mountstore.vfs.walks import Walks
+from mountstore.vfs.warming import Warming
 from mountstore.vfs.writeback import Writeback
 
 log = logging.getLogger(__name__)
@@ -219,6 +221,10 @@ class Assembly:
                 power.forget_lost(self._index)
         self._content.sync_index()
         self._index.close()
+
+    def warming(self, cache: CachingStore) -> Warming:
+        """What brings files of this tree into the cache that its store is."""
+        return Warming(self._index, self._listing, self._store, cache)
 
     def status(self) -> Status:
         """What is pending, and why."""

@@ -205,7 +205,7 @@ class Streams:
                     nursery.start_soon(send)
         except BaseExceptionGroup as errors:
             await self.drop(stream)
-            raise _first(errors) from errors
+            raise first_of(errors) from errors
         self._content.sums.sent(snapshot.cid, stream.sums, snapshot.size)
         return await upload.finish(if_match=if_match, if_absent=if_absent)
 
@@ -219,7 +219,8 @@ def _reader(stream: Stream, start: int, stop: int) -> Callable[[], Data]:
     return read
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in a group, however deep."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from mountstore.errors import Corrupted
 from mountstore.store import Data, ObjectStore
+from mountstore.stores.caching import CachingStore
 from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.index import Index
 
@@ -40,6 +41,8 @@ def read_checked(
         data = store.get(key, start, stop, if_match=if_match)
         if sums is None or len(data) != stop - start or _are_intact(memoryview(data), start // BLOCK, sums):
             return data
+        if isinstance(store, CachingStore):
+            store.drop(key)
         tries += 1
         if tries == _TRIES:
             raise Corrupted(f"{key!r}: what comes fails the checksum that it had before", key=key)

@@ -21,6 +21,7 @@ from mountstore.vfs.answers import Answers
 from mountstore.vfs.clearing import Blocked, Clearing
 from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot, SnapshotFile, Stale
 from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.handing import hand_on
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
 from mountstore.vfs.names import NAME_MAX
@@ -291,6 +292,7 @@ class Writeback:
             if node is not None and snapshot is not None:
                 self._tree.unwant_content(node)
                 if node.target is None:
+                    hand_on(self._store.store, snapshot, info)
                     gone = self._content.landed(node, snapshot)
                 else:
                     node.base_cid = snapshot.cid

@@ -19,6 +19,7 @@ from mountstore.daemon.mounttab import Busy
 from mountstore.daemon.runtime import RuntimeRecord
 from mountstore.daemon.service import REQUEST_LIMIT, Service
 from mountstore.errors import MountError
+from mountstore.vfs.warming import Progress
 
 
 class Daemon:
@@ -43,6 +44,10 @@ class Daemon:
         except trio.Cancelled:
             self.withdrawn.set()
             raise
+
+    async def tier(self, command: str, paths: list[str], progress: Progress) -> StatusDict:
+        progress.files = len(paths)
+        return {"command": command, "paths": paths}
 
     async def umount(self, *, force: bool) -> None:
         self.asked.append(f"umount {force}")

@@ -30,6 +30,8 @@ from tests.mount.waiting import wait_until
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_DEADLINE_S = 120.0
 MOUNT_LIMIT_S = 600.0
+CACHE = os.environ.get("MOUNTSTORE_TEST_CACHE", "")
+"""The cache of the mounts of all tests: a size, "off", or what a mount has by default."""
 _live: set[Mount] = set()
 
 
@@ -153,13 +155,19 @@ class Mount:
         if mounted_at(self.root) is None:
             self.root.mkdir(parents=True, exist_ok=True)
         _live.add(self)
-        command("mount", "--state-dir", self.state, *self.options, *more, self.store, self.root, env=self.env)
+        options = [*self._cache_options(), *self.options, *more]
+        command("mount", "--state-dir", self.state, *options, self.store, self.root, env=self.env)
         assert mounted_at(self.root), f"mount said that it works, and nothing is mounted\n{self.log()}"
         self.pid = self._find_daemon()
         self.starts += 1
         self.flags = more
         self._start_timer(self.limit_s)
         return self
+
+    def _cache_options(self) -> list[str | Path]:
+        if not CACHE or any(option.startswith(("--cache", "--no-cache")) for option in self.options):
+            return []
+        return ["--no-cache"] if CACHE == "off" else ["--cache", self.base / "caches", "--cache-size", CACHE]
 
     @contextlib.contextmanager
     def limit(self, limit_s: float) -> Iterator[None]:
@@ -215,6 +223,9 @@ class Mount:
             self.states += 1
             self.state = self.state.with_name(f"{self.root.name}-state-{self.states}")
             assert not self.state.exists()
+            # A cache would hide what the store lacks.
+            for caches in [self.base / "caches", self.base / "home" / ".cache" / "mountstore"]:
+                shutil.rmtree(caches, ignore_errors=True)
         return self.start(*more)
 
     def clean_up(self) -> None:
