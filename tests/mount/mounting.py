@@ -30,7 +30,7 @@ from tests.mount.waiting import wait_until
 PROJECT = Path(__file__).resolve().parents[2]
 COMMAND_DEADLINE_S = 120.0
 MOUNT_LIMIT_S = 600.0
-CACHE = os.environ.get("MOUNTSTORE_TEST_CACHE", "")
+CACHE = os.environ.get("MOUNTSTORE_TEST_TIER", "")
 """The cache of the mounts of all tests: a size, "off", or what a mount has by default."""
 _live: set[Mount] = set()
 

@@ -13,7 +13,10 @@ from typing import Any
 
 import trio
 
+from mountstore.backends.memory import DictStore
+from mountstore.cli.fstab import byte_size
 from mountstore.store import ObjectStore
+from mountstore.stores import CachingStore
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.rows import ROOT_INO, Node
 from mountstore.vfs.vfs import Changes, Vfs
@@ -211,6 +214,14 @@ class Mounted:
         with trio.fail_after(DEADLINE_S):
             await self.vfs.drain()
 
+    def forget_blocks(self) -> None:
+        """Empty the caches: what is read next comes from the store."""
+        self.vfs._content.blocks.clear()
+        cache = self.vfs._store.store
+        if isinstance(cache, CachingStore):
+            assert cache.flush(DEADLINE_S)
+            cache.clear()
+
     def crash(self, into: Path) -> Path:
         """SIGKILL at this moment: returns the state directory that it leaves, as a copy in `into`."""
         self.store.dead = True
@@ -232,7 +243,7 @@ async def running(
     faulty = store if isinstance(store, FaultyStore) else FaultyStore(store, lacking=lacking)
     os.makedirs(state_dir, mode=0o700, exist_ok=True)
     settings: dict[str, Any] = {"upload_delay_s": 0.02, "ttl_s": 3600.0, "fsync_timeout_s": 10.0}
-    vfs = Vfs(faulty, state_dir, VfsOptions(**settings | options))
+    vfs = Vfs(_cached(faulty), state_dir, VfsOptions(**settings | options))
     mounted = Mounted(vfs, faulty, state_dir)
     try:
         async with trio.open_nursery() as nursery:
@@ -246,6 +257,14 @@ async def running(
                 nursery.cancel_scope.cancel()
     finally:
         vfs.close()
+
+
+def _cached(store: FaultyStore) -> ObjectStore:
+    """The store behind a cache, where MOUNTSTORE_TEST_TIER asks for one."""
+    size = os.environ.get("MOUNTSTORE_TEST_TIER", "off")
+    if size == "off":
+        return store
+    return CachingStore(store, DictStore(), capacity_bytes=byte_size(size), writers=2)
 
 
 def _names(path: str) -> list[bytes]:

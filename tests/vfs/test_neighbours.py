@@ -39,11 +39,11 @@ async def test_the_order_may_be_that_of_the_directory(store: DictStore, state: P
             await m.write_file(f"d/{number}", bytes(200))
         await m.drain()
         m.store.reset()
-        m.vfs._content.blocks.clear()
+        m.forget_blocks()
         for name in await m.names("d"):
             await m.read_file(f"d/{name}")
         assert len(gets(m)) == 10
-        m.vfs._content.blocks.clear()
+        m.forget_blocks()
         m.store.reset()
         await m.read_file("d/5")
         await m.read_file("d/3")
