@@ -87,6 +87,11 @@ class CachingStore(WrapperStore):
         if if_match is not None and conditional and stop is not None and 0 <= start < stop:
             return self._versions.read(key, if_match, start, stop, None)
         info = self._current(key)
+        if if_match is None and not start and stop is None and info.etag and info.size <= self.block_bytes:
+            names, pin = self._versions.named(key, info.etag), self._pool.pins.mark_of(key)
+            held = self._pool.read(*names, 0, pin, counted=False)
+            if held is not None:
+                return held
         if if_match is not None and info.etag != if_match:
             if self._ttl_s:  # it may be what we hold that is old
                 self._forget(key)
@@ -147,9 +152,13 @@ class CachingStore(WrapperStore):
     ) -> ObjectInfo:
         is_bytes = isinstance(data, (bytes, bytearray, memoryview))
         begin = 0 if is_bytes else data.tell()  # type: ignore[union-attr]
-        with self._changing(key) as done:
+        self._enter(key)
+        try:
             info = self.inner.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
-            epoch = done(info)
+        except BaseException:
+            self._leave(key)
+            raise
+        epoch = self._done(key, info)
         if epoch is None or info.etag is None:
             return info
         if isinstance(data, (bytes, bytearray, memoryview)):
@@ -393,24 +402,35 @@ class CachingStore(WrapperStore):
         def done(info: ObjectInfo | None) -> int | None:
             nonlocal ended
             ended = True
-            alone, seen = self._leave(key)
-            etag = info.etag if info is not None and alone else None
-            epoch = self._pool.supersede(digest(key), digest(etag) if etag is not None else None)
-            if info is not None and alone and self._ttl_s:
-                self._see(key, info, seen)
-            return epoch if alone else None
+            return self._done(key, info)
 
-        with self._lock:
-            self._seen.pop(key, None)
-            self._writes[hash(key) % _STRIPES] += 1
-            under_way = self._writing.setdefault(key, [0, 0])
-            under_way[1] |= under_way[0] > 0
-            under_way[0] += 1
+        self._enter(key)
         try:
             yield done
         finally:
             if not ended:
                 self._leave(key)
+
+    def _enter(self, key: str) -> None:
+        with self._lock:
+            self._seen.pop(key, None)
+            self._writes[hash(key) % _STRIPES] += 1
+            under_way = self._writing.get(key)
+            if under_way is None:
+                self._writing[key] = [1, 0]
+            else:
+                under_way[0] += 1
+                under_way[1] = 1
+
+    def _done(self, key: str, info: ObjectInfo | None) -> int | None:
+        alone, seen = self._leave(key)
+        if info is not None and alone and info.etag is not None:
+            epoch = self._pool.supersede(*self._versions.named(key, info.etag))
+        else:
+            epoch = self._pool.supersede(digest(key))
+        if info is not None and alone and self._ttl_s:
+            self._see(key, info, seen)
+        return epoch if alone else None
 
     def _leave(self, key: str) -> tuple[bool, int]:
         """(whether there was no other write meanwhile, number of writes so far)."""

@@ -59,7 +59,7 @@ class Block:
     """One block; `segment` is None once it is not to be found any more."""
 
     __slots__ = (
-        "crc", "data", "etag", "key", "number", "pin", "segment", "size", "state", "used",
+        "_name", "crc", "data", "etag", "key", "number", "pin", "segment", "size", "state", "used",
     )  # fmt: skip
 
     def __init__(self, key: str, etag: str, number: int, size: int, crc: int = 0, pin: str = "") -> None:
@@ -73,11 +73,15 @@ class Block:
         self.used = False  # by a reader
         self.data: Data | None = None  # until it is written
         self.segment: OrderedDict[Block, None] | None = None
+        self._name = ""
 
     @property
     def name(self) -> str:
-        pin = f"-{self.pin}" if self.pin else ""
-        return f"{self.key}-{self.etag}-{self.number:x}-{self.crc:08x}{pin}"
+        """What it is called in the cache, once its checksum is known."""
+        if not self._name:
+            pin = f"-{self.pin}" if self.pin else ""
+            self._name = f"{self.key}-{self.etag}-{self.number:x}-{self.crc:08x}{pin}"
+        return self._name
 
 
 class BlockPool:
@@ -163,7 +167,7 @@ class BlockPool:
             return (etag, number) in self._keys.get(key, ())
 
     def _stored(self, block: Block) -> Data | None:
-        if not self._reading.is_over():
+        if self._reading.failures and not self._reading.is_over():
             return None
         began = time.monotonic()
         try:
@@ -176,7 +180,8 @@ class BlockPool:
             self._failed("reading", error, self._reading, began)
             return None
         else:
-            self._reading.worked()
+            if self._reading.failures:
+                self._reading.worked()
             if len(data) == block.size and zlib.crc32(data) == block.crc:
                 return data
             self._stats.errors += 1
@@ -218,15 +223,26 @@ class BlockPool:
         is for a reader; `at_once`: not by the writers, whose queue may be full."""
         data = flat(data)
         size = len(data)
-        if self.has(key, etag, number) or not self._can_write() or not self._make_room(size):
+        if (self._writing.failures or not self._loaded) and not self._can_write():
             return
         block = Block(key, etag, number, size, pin=pin)
         block.used, block.data, block.state = used, data, _QUEUED
-        with self._lock:
-            if epoch != self.epoch(key) or (etag, number) in self._keys.get(key, ()):
-                self._free(size)
+        reserved = False
+        while True:
+            with self._lock:
+                blocks = self._keys.get(key)
+                if epoch != self._epochs[int(key[:3], 16)] or (blocks and (etag, number) in blocks):
+                    if reserved:
+                        self._free(size)
+                    return
+                if not reserved:
+                    reserved = self._reserve(size)
+                if reserved:
+                    self._link(block)
+                    break
+            if not self._make_room(size):
                 return
-            self._link(block)
+            reserved = True
         if self.writers is None or at_once:
             self._write(block)
         else:
@@ -255,7 +271,7 @@ class BlockPool:
             kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)
-        else:
+        if kept and self._writing.failures:
             self._writing.worked()
         with self._lock:
             block.data = None
@@ -271,9 +287,7 @@ class BlockPool:
         tried = False
         while True:
             with self._lock:
-                if self._used_bytes + size <= self.capacity_bytes and self._count < self._max_blocks:
-                    self._used_bytes += size
-                    self._count += 1
+                if self._reserve(size):
                     return True
                 doomed = [] if tried else [*self._doomed.items()]
                 if size > self.capacity_bytes:
@@ -328,11 +342,13 @@ class BlockPool:
         What is being fetched of it meanwhile will not be kept.
         """
         with self._lock:
-            self._epochs[int(key[:3], 16)] += 1
-            epoch = self.epoch(key)
-            old = [block for (etag, _), block in self._keys.get(key, {}).items() if etag != but]
-        if old:
-            self._discard(old)
+            slot = int(key[:3], 16)
+            self._epochs[slot] = epoch = self._epochs[slot] + 1
+            blocks = self._keys.get(key)
+            if blocks is None:
+                return epoch
+            old = [block for (etag, _), block in blocks.items() if etag != but]
+        self._discard(old)
         return epoch
 
     def take(self, key: str, etag: str) -> list[Block]:
@@ -447,6 +463,13 @@ class BlockPool:
 
     # -- under the lock ---------------------------------------------------------------------------
 
+    def _reserve(self, size: int) -> bool:
+        if self._used_bytes + size > self.capacity_bytes or self._count >= self._max_blocks:
+            return False
+        self._used_bytes += size
+        self._count += 1
+        return True
+
     def _link(self, block: Block) -> None:
         self._keys.setdefault(block.key, {})[block.etag, block.number] = block
         self._place(block, self._pinned if block.pin in self.pins.marks else self._probation)
@@ -461,13 +484,17 @@ class BlockPool:
     def _place(self, block: Block, segment: OrderedDict[Block, None] | None) -> None:
         if block.segment is not None:
             del block.segment[block]
-        self._protected_bytes += block.size * (
-            (segment is self._protected) - (block.segment is self._protected)
-        )
-        self._pinned_bytes += block.size * ((segment is self._pinned) - (block.segment is self._pinned))
+            self._weigh(block.segment, -block.size)
         block.segment = segment
         if segment is not None:
             segment[block] = None
+            self._weigh(segment, block.size)
+
+    def _weigh(self, segment: OrderedDict[Block, None], size: int) -> None:
+        if segment is self._protected:
+            self._protected_bytes += size
+        elif segment is self._pinned:
+            self._pinned_bytes += size
 
     def _free(self, size: int) -> None:
         self._used_bytes -= size
