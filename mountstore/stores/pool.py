@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mountstore.backends._arguments import flat
+from mountstore.backends._filesystem_store import FileStore
 from mountstore.errors import Corrupted, NotFound, StoreError
 from mountstore.store import Data, ObjectStore
 from mountstore.stores.pauses import Pause
@@ -123,6 +124,7 @@ class BlockPool:
         self._epochs = [0] * _EPOCHS
         self._reading = Pause()
         self._writing = Pause()
+        self._hint = cache.will_read if isinstance(cache, FileStore) else None
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -160,6 +162,17 @@ class BlockPool:
         if pin != block.pin and pin:
             self._mark(block, pin)
         return data
+
+    def will_read(self, key: str, etag: str, numbers: Iterable[int]) -> None:
+        """Several blocks are about to be read: a disk may bring them at once."""
+        if self._hint is None or self._reading.failures:
+            return
+        with self._lock:
+            blocks = self._keys.get(key, {})
+            wanted = [blocks.get((etag, number)) for number in numbers]
+            names = [block.name for block in wanted if block is not None and block.state == _STORED]
+        if len(names) > 1:
+            self._hint(names)
 
     def has(self, key: str, etag: str, number: int) -> bool:
         """Whether it is here, for all that is known."""

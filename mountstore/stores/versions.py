@@ -14,6 +14,7 @@ from mountstore.stores.flights import Flight, Flights, runs
 from mountstore.stores.pool import BlockPool, digest
 
 _NAMES = 65_536
+_AHEAD = 16  # blocks that a disk is told of
 _PATCHED = 16  # blocks of which a small change is made here, not fetched
 
 Names = tuple[str, str]
@@ -72,6 +73,8 @@ class Versions:
             last = max(min(last, -(-size // step)), first + 1)
         found: dict[int, Data] = {}
         missing = []
+        if last - first > 1:
+            pool.will_read(*names, range(first, min(last, first + _AHEAD)))
         for number in range(first, last):
             data = pool.read(*names, number, pin)
             if data is None:
