@@ -12,6 +12,7 @@ from typing import Literal
 import trio
 
 from mountstore.errors import StoreFull
+from mountstore.stores.caching import uncached
 from mountstore.vfs.assembly import Assembly
 from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.extras import XATTRS, metadata_for
@@ -203,7 +204,7 @@ class Extended(Assembly):
 
     async def versions(self, ino: int) -> list[str] | None:
         """The ids of the versions that the bucket keeps of a file, newest first; None if there are none."""
-        fetch = getattr(self._store.store, "versions", None)
+        fetch = getattr(uncached(self._store.store), "versions", None)
         node = self._node(ino)
         if fetch is None or node.is_dir or self._index.object(key := self.file_state(node).key) is None:
             return None
