@@ -42,7 +42,8 @@ def cached(
     `apart` are folders that the cache must be neither in nor around. Raises MountError if a folder was named
     that cannot be used; without one, the mount goes on without a cache, and the log says why.
     """
-    if not request.cache or (request.cache_dir is None and not _pays(store)):
+    asked = request.cache_dir is not None or request.cache_size is not None
+    if not request.cache or not asked or (request.cache_dir is None and not _pays(store)):
         yield store
         return
     with contextlib.ExitStack() as held:
