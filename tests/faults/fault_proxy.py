@@ -138,6 +138,7 @@ class FaultProxy:
         self._chance = random.Random(seed)
         self._listings: defaultdict[str, list[Message]] = defaultdict(list)
         self._spent: Counter[Rule] = Counter()
+        self._met: Counter[Rule] = Counter()  # requests that a rule fits
         self._open = trio.Event()
         self._release = trio.Event()
         self._fillers: list[socket.socket] = []
@@ -156,6 +157,7 @@ class FaultProxy:
         self.rules = rules
         self.fired.clear()
         self._spent.clear()
+        self._met.clear()
 
     def heal(self) -> None:
         """No more faults; what was counted stays."""
@@ -322,7 +324,10 @@ class FaultProxy:
     def _draw(self, rule: Rule) -> bool:
         if rule.limit is not None and self._spent[rule] >= rule.limit:
             return False
-        return self._chance.random() < rule.rate
+        # A short run with few requests of the kind meets the fault as well.
+        self._met[rule] += 1
+        overdue = rule.rate > 0 and not self._spent[rule] and self._met[rule] > 0.5 / rule.rate
+        return overdue or self._chance.random() < rule.rate
 
     def _count(self, rule: Rule) -> None:
         self._spent[rule] += 1
