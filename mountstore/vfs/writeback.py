@@ -27,6 +27,7 @@ from mountstore.vfs.listing import Listing
 from mountstore.vfs.names import NAME_MAX
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.rows import Dentry, Intent, Known, Node
+from mountstore.vfs.staging import Layer
 from mountstore.vfs.streams import Stream, Streams
 from mountstore.vfs.tree import Tree
 
@@ -114,8 +115,25 @@ class Writeback:
                     node.due, node.since = now + int(delay_s * 1e9), now
                     self._index.save(node)
                 return
+        self._stand_on_store(node)
         self._tree.tell_attributes(node)
         self._clearing.done(node)
+
+    def _stand_on_store(self, node: Node) -> None:
+        """Each name's object has the content: what was staged for it, over an older one, is not needed.
+
+        So it is after an answer that was found out about later than the file was changed: the older object
+        would wait for ever for a file that needs nothing of it.
+        """
+        if node.is_clean or node.target is not None or node.unsaved or not node.nlink:
+            return
+        gone: list[Layer] = []
+        with self._index.transaction():
+            if not self._content.stack(node).frozen:
+                node.base_cid = node.cid
+                gone = self._content.drop(node)
+                self._index.save(node)
+        self._content.remove(gone)
 
     async def _upload(self, node: Node, dentry: Dentry, key: str) -> None:
         known = self._index.object(key)

@@ -657,3 +657,27 @@ async def test_a_file_whose_content_is_in_a_stale_object_alone_is_copied(
             index.put_object(replace(known, key="g", etag=etag, stale=1))
         await m.drain()
         assert contents(store) == {"f": b"x"}
+
+
+async def test_what_the_store_has_needs_nothing_of_an_older_object(store: DictStore, state: Path) -> None:
+    """A file that is in the store, and yet staged over an object that is to go: nobody waits for anybody."""
+    async with running(store, state) as m:
+        await m.write_file("f", b"old")
+        await m.drain()
+        index = m.vfs._index
+        old = index.object("f")
+        assert old is not None
+        await m.patch("f", b"new", 0)
+        await m.drain()
+        node = await m.node("f")
+        etag = store.put("g", b"old").etag
+        layer = m.vfs._content._push(node)
+        layer.write(0, b"new")
+        with index.transaction():
+            index.put_object(replace(old, key="g", etag=etag, stale=1))
+            node.base_cid = old.cid
+            index.save(node)
+        await m.drain()
+        assert contents(store) == {"f": b"new"}
+        assert await m.read_file("f") == b"new"
+        assert node.is_clean
