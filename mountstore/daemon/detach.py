@@ -53,11 +53,15 @@ def detach(work: Callable[[Readiness], int], tell: Callable[[str], object] = pri
     said = os.memfd_create("stderr")
     sys.stdout.flush()
     sys.stderr.flush()
+    # An interrupt between the fork and the `try` would leave the child behind.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if pid == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _child(work, writing, said)
-    os.close(writing)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(writing)
         with open(reading) as pipe:
             line = pipe.readline()
         if not line:
