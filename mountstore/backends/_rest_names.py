@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlencode
 
 from mountstore.backends import _rest_protocol as protocol
-from mountstore.backends._arguments import check_key
+from mountstore.backends._arguments import check_key, clip_range
 from mountstore.backends._folder_walk import pages
 from mountstore.backends._rest_wire import Answer, Wire, content_of
 from mountstore.errors import (
@@ -89,9 +89,7 @@ class RestNames(ObjectStore):
 
     def _nothing(self, key: str, start: int) -> bytes:
         """A range without a byte in it; what it asks is that the object reaches so far."""
-        size = self.head(key).size
-        if start > size:
-            raise InvalidRange(f"bytes from {start} of {key!r}, which has {size} bytes", key=key)
+        clip_range(key, start, start, self.head(key).size)
         return b""
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:

@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 from urllib3.exceptions import HTTPError
 
-from mountstore.backends._arguments import blocks, check_key, flat
+from mountstore.backends._arguments import blocks, check_key, clip_range, flat
 from mountstore.backends._folder_walk import Entry, pages
 from mountstore.backends._rclone_process import RcloneProcess
 from mountstore.errors import (
@@ -172,9 +172,7 @@ class RcloneStore(ObjectStore):
         return data
 
     def _nothing(self, key: str, start: int) -> bytes:
-        size = self.head(key).size
-        if start > size:
-            raise InvalidRange(f"bytes from {start} of {key!r}, which has {size} bytes", key=key)
+        clip_range(key, start, start, self.head(key).size)
         return b""
 
     def list(self, prefix: str = "", *, delimiter: str = "", after: str = "", limit: int = 1000) -> Page:

@@ -140,6 +140,7 @@ class Assembly:
 
     def _recover(self) -> None:
         now = time.time_ns()
+        gone: list[Layer] = []
         with self._index.transaction():
             if self._index.node(ROOT_INO) is None:
                 root = self._tree.new_node(
@@ -158,19 +159,22 @@ class Assembly:
                 node = self._node(ino)
                 if node.due is None:
                     # Brought here for a change that never came to be recorded.
-                    self._give_back(node)
+                    gone += self._give_back(node)
             self._index.hasten(now, ())
         for intent in self._index.intents():
             self._busy.unsettled[intent.key] = 0.0
+        self._content.remove(gone)
         failpoint("start-recovered")
         self._staging.remove_unknown(set(self._index.layer_ids()))
 
-    def _give_back(self, node: Node) -> None:
-        """Let the object stand for a node again whose content is in layers without having been changed."""
-        if not node.is_clean and self._index.objects_with(node.cid):
-            node.base_cid = node.cid
-            self._content.remove(self._content.drop(node))
-            self._index.save(node)
+    def _give_back(self, node: Node) -> list[Layer]:
+        """Let the object stand for a node again whose content is in layers without having been changed.
+
+        In the caller's transaction; the result is removed after it.
+        """
+        if node.is_clean or not self._index.objects_with(node.cid):
+            return []
+        return self._content.stand_on_store(node)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -338,7 +342,8 @@ class Assembly:
             return
         if not node.writers and node.due is None and not node.is_clean and not node.unsaved:
             with self._index.transaction():
-                self._give_back(node)
+                gone = self._give_back(node)
+            self._content.remove(gone)
         if file.writable and not node.writers and node.due is not None:
             # It need not wait for the checkpoint any more.
             delay_s = self.options.upload_delay_s if node.ino not in self._owed else _OWED_S

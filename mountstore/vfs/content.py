@@ -256,6 +256,18 @@ class Content:
         self._index.drop_layers([layer.id for layer in layers])
         return layers
 
+    def stand_on_store(self, node: Node) -> list[Layer]:
+        """An object has the content as it is: nothing that is staged for it is needed.
+
+        In the caller's transaction; remove the result after it. Nothing happens while an upload reads it.
+        """
+        if self.stack(node).frozen:
+            return []
+        node.base_cid = node.cid
+        gone = self.drop(node)
+        self._index.save(node)
+        return gone
+
     def remove(self, layers: list[Layer]) -> None:
         self._staging.remove(layers)
 

@@ -648,7 +648,7 @@ class Index:
         return [row[0] for row in self._execute("SELECT DISTINCT ino FROM layer").fetchall()]
 
     def drop_orphan_layers(self) -> None:
-        """Layers of nodes that were unlinked while they were being uploaded."""
+        """Layers without a node, which earlier versions left where an upload was still reading them."""
         self._execute("DELETE FROM layer WHERE ino NOT IN (SELECT ino FROM node)")
 
     def drop_layers(self, layer_ids: list[int]) -> None:

@@ -86,11 +86,12 @@ class Streams:
                 stream.more.set()
 
     def _begin(self, node: Node, nursery: trio.Nursery) -> None:
-        stack = self._content.stack(node)
-        links = self._index.links(node.ino)
-        if node.base_cid or len(stack.layers) != 1 or len(links) != 1 or not stat.S_ISREG(node.mode):
+        # What costs nothing first: of a file that cannot be sent, each write comes by here.
+        layers = self._content.stack(node).layers
+        if node.base_cid or len(layers) != 1 or not layers[0].extents.covers(node.size):
             return
-        if is_temporary(links[0].name) or not stack.layers[0].extents.covers(node.size):
+        links = self._index.links(node.ino)
+        if len(links) != 1 or not stat.S_ISREG(node.mode) or is_temporary(links[0].name):
             return
         key = self._tree.key_of(links[0])
         if not self._tree.places.fits(key):
@@ -99,7 +100,7 @@ class Streams:
             metadata = self._answers.metadata(node, links[0], key, new_content=True)
         except StoreFull:
             return  # told where the file is put whole
-        stream = Stream(key, node.mid, metadata, stack.layers[0])
+        stream = Stream(key, node.mid, metadata, layers[0])
         self._streams[node.ino] = stream
         nursery.start_soon(self._run, node, stream)
 

@@ -27,7 +27,6 @@ from mountstore.vfs.listing import Listing
 from mountstore.vfs.names import NAME_MAX
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.rows import Dentry, Intent, Known, Node
-from mountstore.vfs.staging import Layer
 from mountstore.vfs.streams import Stream, Streams
 from mountstore.vfs.tree import Tree
 
@@ -127,12 +126,8 @@ class Writeback:
         """
         if node.is_clean or node.target is not None or node.unsaved or not node.nlink:
             return
-        gone: list[Layer] = []
         with self._index.transaction():
-            if not self._content.stack(node).frozen:
-                node.base_cid = node.cid
-                gone = self._content.drop(node)
-                self._index.save(node)
+            gone = self._content.stand_on_store(node)
         self._content.remove(gone)
 
     async def _upload(self, node: Node, dentry: Dentry, key: str) -> None:
