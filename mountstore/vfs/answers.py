@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 
 import trio
 
@@ -54,6 +55,15 @@ class Answers:
         self._puts: dict[str, float] = {}  # until when (trio's clock) one without an answer may still land
         self._deletes: dict[str, float] = {}
         self._looked: set[str] = set()  # keys that are unsettled still after a first look
+        self._unfinished = False  # whether a process died with work to do, a moment ago
+        self._held_until = 0.0
+        self._lingering: deque[tuple[float, str]] = deque()  # (until when, key) of intents kept for longer
+
+    def take_over(self) -> None:
+        """A process has left something to do behind, and perhaps requests without an answer."""
+        self._unfinished = not (self._capabilities.conditional_delete or self._capabilities.local)
+        for intent in self._index.intents():
+            self._busy.unsettled[intent.key] = 0.0
 
     def metadata(self, node: Node, dentry: Dentry, key: str, *, new_content: bool) -> dict[str, str]:
         """What travels beside the content of this node under a key; nothing where the store keeps none.
@@ -137,7 +147,12 @@ class Answers:
 
     def delete_may_land(self, key: str) -> bool:
         """Whether a delete without an answer may be on its way: it could take what is put now."""
-        return self._deletes.get(key, 0.0) > trio.current_time()
+        now = trio.current_time()
+        if self._unfinished:
+            # The journal does not say which deletes were under way when the process died.
+            self._held_until = self._held_until or now + LAST_LOOK_S
+            self._unfinished = now < self._held_until
+        return self._unfinished or self._deletes.get(key, 0.0) > now
 
     def _expect(self, requests: dict[str, float], key: str) -> None:
         now = trio.current_time()
@@ -145,6 +160,29 @@ class Answers:
             for old in [old for old, until in requests.items() if until <= now]:
                 del requests[old]
         requests[key] = now + LAST_LOOK_S
+
+    def answered(self, key: str) -> None:
+        """The state of this key is known; in the caller's transaction.
+
+        Its intents are kept while an earlier put without an answer may land: should a delete of the key be
+        due after a crash, it has to wait for that put as it does now.
+        """
+        if self.put_may_land(key):
+            self._lingering.append((self._puts[key], key))
+        else:
+            self._index.drop_intents(key)
+
+    def forget_lost(self) -> None:
+        """Drop the intents of puts that cannot land any more."""
+        now = trio.current_time()
+        done = []
+        while self._lingering and self._lingering[0][0] <= now:
+            done.append(self._lingering.popleft()[1])
+        keys = [key for key in done if key not in self._busy and not self.put_may_land(key)]
+        if keys:
+            with self._index.transaction():
+                for key in keys:
+                    self._index.drop_intents(key)
 
     def unwant_if_unnamed(self, key: str) -> None:
         """What has landed where no name wants it any more is stale; in the caller's transaction."""
@@ -170,7 +208,7 @@ class Answers:
         gone = []
         self._listing.touch(intent.key)
         with self._index.transaction():
-            self._index.drop_intents(intent.key)
+            self.answered(intent.key)
             self._index.put_object(
                 Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
             )
@@ -190,6 +228,11 @@ class Answers:
         """Whether a request is refused once another one has changed the object."""
         return self._capabilities.conditional_put and intent.kind == "put" and not intent.key.endswith("/")
 
+    def _is_past(self, key: str, intents: list[Intent]) -> bool:
+        """Whether the object is known to hold something newer than each of these put."""
+        known = self._index.object(key)
+        return known is not None and all(known.cid > i.cid and known.mid > i.mid for i in intents)
+
     async def ask(self, key: str) -> bool:
         """Have a first look before its time; whether the key is settled then. Raises StoreError."""
         if key in self._busy.unsettled and key not in self._looked:
@@ -200,8 +243,8 @@ class Answers:
         """Find out which of the requests to this key has landed. Raises StoreError.
 
         One that has not may be on its way yet. Where a name wants the key, the conditions of the two keep
-        the next request and it apart; where none does, or it has no condition, the key stays unsettled until
-        it was looked at once more.
+        the next request and it apart, or there is nothing to come after the one that has landed; where no
+        name does, or they have no condition, the key stays unsettled until it was looked at once more.
         """
         await self._busy.wait(key)
         again = 0.0
@@ -209,15 +252,16 @@ class Answers:
             self._busy.take(key)
             try:
                 failpoint("recover-begins")
-                if not await self.landed_before(key):
-                    named = self._tree.find(key) is not None
-                    if key not in self._puts:
-                        self._expect(self._puts, key)  # sent before a start of ours
-                    if self.put_may_land(key) and not (named and all(map(self._is_bound, intents))):
-                        again = self._puts[key]
-                    elif not named:
-                        with self._index.transaction():
-                            self._index.drop_intents(key)
+                if key not in self._puts:
+                    self._expect(self._puts, key)  # sent before a start of ours
+                landed = await self.landed_before(key)
+                named = self._tree.find(key) is not None
+                apart = named and (landed or all(map(self._is_bound, intents)))
+                if self.put_may_land(key) and not apart:
+                    again = self._puts[key]
+                elif not named or (not landed and self._is_past(key, intents)):
+                    with self._index.transaction():
+                        self.answered(key)
             finally:
                 self._busy.give(key)
         if again:

@@ -161,8 +161,8 @@ class Assembly:
                     # Brought here for a change that never came to be recorded.
                     gone += self._give_back(node)
             self._index.hasten(now, ())
-        for intent in self._index.intents():
-            self._busy.unsettled[intent.key] = 0.0
+        if self._index.any_due() or self._index.any_stale() or self._index.intents():
+            self._answers.take_over()
         self._content.remove(gone)
         failpoint("start-recovered")
         self._staging.remove_unknown(set(self._index.layer_ids()))

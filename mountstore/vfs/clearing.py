@@ -173,6 +173,7 @@ class Clearing:
             self._listing.bury(key)
             with self._index.transaction():
                 self._index.drop_object(key)
+                self._index.drop_intents(key)  # nothing of them can land any more: see above
         finally:
             self._busy.give(key)
 

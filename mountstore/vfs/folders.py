@@ -87,7 +87,7 @@ class Folders:
             failpoint("marker-landed")
             self._listing.touch(key)
             with self._index.transaction():
-                self._index.drop_intents(key)
+                self._answers.answered(key)
                 self._index.put_object(Known(key, info.etag, info.size, info.mtime_ns, 0, mid, 0))
                 if not node.nlink or self._tree.marker_of(node.ino) != key:
                     self._index.set_stale(key, time.time_ns())

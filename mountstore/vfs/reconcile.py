@@ -126,6 +126,7 @@ class Reconciler:
             while True:
                 self._wake = trio.Event()
                 try:
+                    self._answers.forget_lost()
                     self._launch(nursery)
                     due = self._index.next_due(self._active)
                 except OSError as error:

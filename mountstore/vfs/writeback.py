@@ -298,7 +298,7 @@ class Writeback:
         gone = []
         self._listing.touch(intent.key)
         with self._index.transaction():
-            self._index.drop_intents(intent.key)
+            self._answers.answered(intent.key)
             self._index.put_object(
                 Known(intent.key, info.etag, intent.size, info.mtime_ns, intent.cid, intent.mid, 0)
             )

@@ -9,7 +9,7 @@ import pytest
 from mountstore.backends.memory import DictStore
 from mountstore.vfs import answers, reconcile
 from tests.vfs.faulty import FaultyStore, Past
-from tests.vfs.mounted import EXCHANGE, contents, running, until
+from tests.vfs.mounted import EXCHANGE, Mounted, contents, running, until
 
 LATE_S = 0.3
 
@@ -64,6 +64,30 @@ async def test_a_removed_name_stays_removed(faulty: FaultyStore, state: Path) ->
         assert await m.listdir() == []
 
 
+@pytest.mark.parametrize("second", [b"second", b"first"])
+async def test_a_removed_name_stays_removed_after_a_kill(
+    faulty: FaultyStore, state: Path, tmp_path: Path, second: bytes
+) -> None:
+    """Nobody remembers the request then, but the journal does: the delete waits for it."""
+    async with running(faulty, state, upload_delay_s=0.0, ttl_s=0.0) as m:
+        late = faulty.add("late", "put", "a", delay_s=LATE_S)
+        await m.write_file("a", b"first")
+        await until(lambda: late.fired)
+        if second != b"first":
+            await m.write_file("a", second)
+        await m.fsync("a")
+        assert contents(faulty.inner) == {"a": second}
+        await m.unlink("a")
+        left = m.crash(tmp_path / "left")
+    again = FaultyStore(faulty.inner, past=faulty.past)
+    again.capabilities = faulty.capabilities
+    async with running(again, left, upload_delay_s=0.0, ttl_s=0.0) as m:
+        await m.drain()
+        land(again)
+        assert contents(faulty.inner) == {}
+        assert await m.listdir() == []
+
+
 async def test_what_is_put_after_a_delete_stays(faulty: FaultyStore, state: Path) -> None:
     async with running(faulty, state, upload_delay_s=0.0, ttl_s=0.0) as m:
         await m.write_file("a", b"first")
@@ -76,6 +100,35 @@ async def test_what_is_put_after_a_delete_stays(faulty: FaultyStore, state: Path
         land(faulty)
         assert contents(faulty.inner) == {"a": b"second"}
         assert await m.read_file("a") == b"second"
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("name", ["a", "d/"])
+async def test_what_is_put_after_a_delete_and_a_kill_stays(
+    faulty: FaultyStore, state: Path, tmp_path: Path, name: str, before: bool
+) -> None:
+    """The delete was under way when the process died: no put follows before it has landed or is lost."""
+    async with running(faulty, state, upload_delay_s=0.0, ttl_s=0.0) as m:
+        await _make(m, name)
+        await m.drain()
+        late = faulty.add("late", "delete", name, delay_s=LATE_S)
+        await (m.rmdir("d") if name == "d/" else m.unlink("a"))
+        await until(lambda: late.fired)
+        if before:
+            await _make(m, name)
+        left = m.crash(tmp_path / "left")
+    again = FaultyStore(faulty.inner, past=faulty.past)
+    again.capabilities = faulty.capabilities
+    async with running(again, left, upload_delay_s=0.0, ttl_s=0.0) as m:
+        if not before:
+            await _make(m, name)
+        await m.drain()
+        land(again)
+        assert contents(faulty.inner) == {name: b"" if name == "d/" else b"content"}
+
+
+async def _make(m: Mounted, name: str) -> None:
+    await (m.mkdir("d") if name == "d/" else m.write_file("a", b"content"))
 
 
 async def test_an_old_marker_does_not_follow_a_new_one(
