@@ -18,6 +18,7 @@ import pyfuse3
 import trio
 
 from mountstore import errors
+from mountstore.store import Data
 from mountstore.vfs.filling import Filling
 from mountstore.vfs.rows import Node
 from mountstore.vfs.vfs import Changes, Vfs
@@ -280,7 +281,7 @@ class FuseOperations(pyfuse3.Operations):
             self._vfs.was_read(fh)
         return cast(bytes, data)  # any buffer does
 
-    def _push(self, node: Node, start: int, block: bytes) -> None:
+    def _push(self, node: Node, start: int, block: Data) -> None:
         """Put a fetched block into the kernel's page cache: the next reads of it are no requests at all.
 
         In a thread, which may have to wait for pages that are being read. Whoever would write the file waits
@@ -290,9 +291,10 @@ class FuseOperations(pyfuse3.Operations):
             self._pushing[node.ino] = trio.Event()
             self.nursery.start_soon(self._push_now, node, start, block)
 
-    async def _push_now(self, node: Node, start: int, block: bytes) -> None:
+    async def _push_now(self, node: Node, start: int, block: Data) -> None:
         try:
-            await trio.to_thread.run_sync(pyfuse3.notify_store, node.ino, start, block)
+            # Any buffer does.
+            await trio.to_thread.run_sync(pyfuse3.notify_store, node.ino, start, cast(bytes, block))
         except OSError as error:
             log.debug("the kernel did not take a block of inode %d: %s", node.ino, error)
         finally:

@@ -1,7 +1,8 @@
 """Blocks of stored content in memory: bounded, each fetched once however many ask, ahead of readers.
 
-A block is named by content id and number, so it is never stale: it is only evicted, least recently used
-first. For the thread of the event loop alone.
+A block is named by content id and number, so it is never stale: it is only evicted. Blocks that came in one
+answer stay in its memory, uncopied, and are evicted together, least recently used first. For the thread of
+the event loop alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 _GROUP = 8  # blocks that one read-ahead request asks for
-_MAX_WINDOW = 32  # blocks ahead of a sequential reader
+_MAX_WINDOW = 56  # blocks ahead of a sequential reader
+_GROWTH = 4  # of the window with each read that follows the one before
+_SHARED = 64  # blocks ahead of all sequential readers together
+_SHARING_S = 2.0  # for how long somebody counts as one of them
+_AT_ONCE = 6  # requests ahead of all readers together; what is nearest to its reader goes first
 
 Fetch = Callable[[int, int, int], Awaitable[Data]]
 """(content id, start, stop) -> the bytes."""
@@ -40,13 +45,23 @@ class Readahead:
         # The kernel's own read-ahead sends requests slightly out of order.
         if self.end - 2 * BLOCK <= start <= self.end + 2 * BLOCK:
             if stop > self.end:
-                self.window = min(max(1, self.window * 2), _MAX_WINDOW) if start or self.end else 1
+                self.window = min(max(1, self.window * _GROWTH), _MAX_WINDOW) if start or self.end else 1
                 self.end = stop
         else:
             self.window = 0
             self.end = stop
             self.jumps += 1
         return self.window
+
+
+class _Answer:
+    """What one request has brought: its memory is given back when no block of it is remembered."""
+
+    __slots__ = ("keys", "size")
+
+    def __init__(self, keys: list[tuple[int, int]], size: int) -> None:
+        self.keys = keys
+        self.size = size
 
 
 class BlockCache:
@@ -57,28 +72,34 @@ class BlockCache:
         self._widen = widen
         self._capacity = capacity_bytes
         self._size = 0
-        self._blocks: dict[tuple[int, int], bytes] = {}
+        self._blocks: dict[tuple[int, int], tuple[memoryview, _Answer]] = {}
+        self._answers: dict[_Answer, None] = {}  # the one whose blocks were used last comes last
         self._flights: dict[tuple[int, int], trio.Event] = {}
+        self._readers: dict[int, float] = {}  # contents that are read in sequence, and when last
+        self._turns = trio.CapacityLimiter(_AT_ONCE)
         self.nursery: trio.Nursery | None = None  # where read-ahead runs; none, no read-ahead
 
     def cached(self, cid: int, start: int, stop: int) -> Data | None:
-        """The bytes if they are in one block that is here."""
+        """The bytes if they are in one block that is here, or in two."""
         number = start // BLOCK
-        block = self._blocks.pop((cid, number), None)
-        if block is None:
+        found = self._blocks.get((cid, number))
+        if found is None:
             return None
-        self._blocks[cid, number] = block
+        block, answer = found
+        del self._answers[answer]
+        self._answers[answer] = None
         offset = start - number * BLOCK
         if stop - number * BLOCK > BLOCK:
             following = self._blocks.get((cid, number + 1))
             if following is None or stop > (number + 2) * BLOCK:
                 return None
-            return block[offset:] + following[: stop - (number + 1) * BLOCK]
-        return memoryview(block)[offset : stop - number * BLOCK]
+            return b"".join((block[offset:], following[0][: stop - (number + 1) * BLOCK]))
+        return block if stop - start == len(block) else block[offset : stop - number * BLOCK]
 
-    def block(self, cid: int, number: int) -> bytes | None:
+    def block(self, cid: int, number: int) -> memoryview | None:
         """A whole block, if it is here."""
-        return self._blocks.get((cid, number))
+        found = self._blocks.get((cid, number))
+        return found[0] if found else None
 
     def is_wanting(self, cid: int, number: int) -> bool:
         """Whether a block is neither here nor under way."""
@@ -96,9 +117,9 @@ class BlockCache:
             parts.append(memoryview(block)[low : stop - number * BLOCK])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _block(self, cid: int, number: int, size: int) -> bytes:
+    async def _block(self, cid: int, number: int, size: int) -> memoryview:
         while True:
-            block = self._blocks.get((cid, number))
+            block = self.block(cid, number)
             if block is not None:
                 return block
             flight = self._flights.get((cid, number))
@@ -107,39 +128,52 @@ class BlockCache:
                 return (await self._load(cid, first, last, size))[number - first]
             await flight.wait()
 
-    async def _load(self, cid: int, first: int, last: int, size: int) -> list[bytes]:
+    async def _load(self, cid: int, first: int, last: int, size: int) -> list[memoryview]:
         flight = trio.Event()
         numbers = range(first, last)
         for number in numbers:
             self._flights[cid, number] = flight
         try:
             data = memoryview(await self._fetch(cid, first * BLOCK, min(last * BLOCK, size)))
-            # Copied apart, so that evicting one block gives its memory back.
-            blocks = [bytes(data[i * BLOCK : (i + 1) * BLOCK]) for i in range(len(numbers))]
-            for number, block in zip(numbers, blocks, strict=True):
-                self.keep(cid, number, block)
+            blocks = [data[i * BLOCK : (i + 1) * BLOCK] for i in range(len(numbers))]
+            self._keep(cid, first, blocks)
             return blocks
         finally:
             for number in numbers:
                 del self._flights[cid, number]
             flight.set()
 
-    def of(self, cid: int) -> list[tuple[int, bytes]]:
+    def of(self, cid: int) -> list[tuple[int, memoryview]]:
         """The blocks of a content that are here, by number."""
-        return [(number, block) for (owner, number), block in self._blocks.items() if owner == cid]
+        return [(number, block) for (owner, number), (block, _) in self._blocks.items() if owner == cid]
 
-    def keep(self, cid: int, number: int, block: bytes) -> None:
+    def keep(self, cid: int, number: int, block: Data) -> None:
         """Remember a block that is known anyway."""
-        old = self._blocks.pop((cid, number), b"")
-        self._blocks[cid, number] = block
-        self._size += len(block) - len(old)
-        while self._size > self._capacity and len(self._blocks) > 1:
-            oldest = next(iter(self._blocks))
-            self._size -= len(self._blocks.pop(oldest))
+        self._keep(cid, number, [memoryview(block)])
+
+    def _keep(self, cid: int, first: int, blocks: list[memoryview]) -> None:
+        answer = _Answer([(cid, first + i) for i in range(len(blocks))], sum(map(len, blocks)))
+        for key, block in zip(answer.keys, blocks, strict=True):
+            if key in self._blocks:
+                self._forget(key)
+            self._blocks[key] = (block, answer)
+        self._answers[answer] = None
+        self._size += answer.size
+        while self._size > self._capacity and len(self._answers) > 1:
+            for key in [*next(iter(self._answers)).keys]:
+                self._forget(key)
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        _, answer = self._blocks.pop(key)
+        answer.keys.remove(key)
+        if not answer.keys:
+            del self._answers[answer]
+            self._size -= answer.size
 
     def clear(self) -> None:
         """Forget what is here."""
         self._blocks.clear()
+        self._answers.clear()
         self._size = 0
 
     def put(self, cid: int, content: bytes) -> None:
@@ -151,7 +185,7 @@ class BlockCache:
         """Have the blocks behind `stop` come, in parallel requests."""
         if self.nursery is None or not window:
             return
-        last = min(-(-stop // BLOCK) + window, -(-size // BLOCK))
+        last = min(-(-stop // BLOCK) + min(window, self._share(cid)), -(-size // BLOCK))
         number = stop // BLOCK
         while number < last:
             if (cid, number) in self._blocks or (cid, number) in self._flights:
@@ -174,6 +208,15 @@ class BlockCache:
             self._launch(cid, number, end, size, self.nursery)
             number = end
 
+    def _share(self, cid: int) -> int:
+        """How far ahead a reader may be, so that nothing is evicted before it is read."""
+        now = trio.current_time()
+        self._readers[cid] = now
+        if len(self._readers) > 1:
+            for other in [other for other, when in self._readers.items() if when < now - _SHARING_S]:
+                del self._readers[other]
+        return max(1, _SHARED // len(self._readers))
+
     def _launch(self, cid: int, first: int, last: int, size: int, nursery: trio.Nursery) -> None:
         flight = trio.Event()
         for number in range(first, last):
@@ -182,7 +225,8 @@ class BlockCache:
 
     async def _load_ahead(self, cid: int, first: int, last: int, size: int, flight: trio.Event) -> None:
         try:
-            await self._load(cid, first, last, size)
+            async with self._turns:
+                await self._load(cid, first, last, size)
         except Exception as error:
             # Whoever needs the block asks again and gets the error; nobody waits for this one.
             log.debug("read-ahead of content %d: %s", cid, error)

@@ -366,7 +366,7 @@ class Vfs(Extended):
             self._gone.add(node.ino)
             raise
 
-    def block_around(self, handle: int, offset: int) -> tuple[Node, int, bytes] | None:
+    def block_around(self, handle: int, offset: int) -> tuple[Node, int, memoryview] | None:
         """(node, start, bytes) of the block that a random read has just brought, for the page cache.
 
         None for sequential readers, whom the kernel asks for by itself, and while anybody may write.
