@@ -17,7 +17,8 @@ from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
 from mountstore.stores.caching import uncached
-from mountstore.vfs.content import Body, BusyKeys, Content
+from mountstore.vfs.busy import BusyKeys
+from mountstore.vfs.content import Body, Content
 from mountstore.vfs.digests import digest_of_body, digest_of_object
 from mountstore.vfs.extras import metadata_for
 from mountstore.vfs.failpoints import failpoint
@@ -63,7 +64,7 @@ class Answers:
         """A process has left something to do behind, and perhaps requests without an answer."""
         self._unfinished = not (self._capabilities.conditional_delete or self._capabilities.local)
         for intent in self._index.intents():
-            self._busy.unsettled[intent.key] = 0.0
+            self._busy.ask_at(intent.key, 0.0)
 
     def metadata(self, node: Node, dentry: Dentry, key: str, *, new_content: bool) -> dict[str, str]:
         """What travels beside the content of this node under a key; nothing where the store keeps none.
@@ -135,7 +136,7 @@ class Answers:
         if self._index.intents(key):
             self._expect(self._puts, key)
             self._looked.discard(key)
-            self._busy.unsettled[key] = trio.current_time() + _ASK_AGAIN_S
+            self._busy.ask_at(key, trio.current_time() + _ASK_AGAIN_S)
 
     def delete_lost(self, key: str) -> None:
         """The answer to a delete was lost: it may land later."""
@@ -266,7 +267,7 @@ class Answers:
                 self._busy.give(key)
         if again:
             self._looked.add(key)
-            self._busy.unsettled[key] = again
+            self._busy.ask_at(key, again)
         else:
             self._looked.discard(key)
-            self._busy.unsettled.pop(key, None)
+            self._busy.settle(key)

@@ -18,8 +18,9 @@ from mountstore.stores.caching import CachingStore
 from mountstore.vfs import power
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.blocks import Readahead
+from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.clearing import Clearing
-from mountstore.vfs.content import BusyKeys, Content
+from mountstore.vfs.content import Content
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.filling import Filling
 from mountstore.vfs.folders import Folders

@@ -12,7 +12,8 @@ import time
 from mountstore.aio import AsyncStore
 from mountstore.errors import PreconditionFailed, Unavailable
 from mountstore.vfs.answers import Answers
-from mountstore.vfs.content import BusyKeys, Content
+from mountstore.vfs.busy import BusyKeys
+from mountstore.vfs.content import Content
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing

@@ -17,6 +17,7 @@ import trio
 from mountstore.errors import NotFound, PreconditionFailed
 from mountstore.store import Data, ObjectStore
 from mountstore.vfs.blocks import BLOCK, BlockCache, Readahead
+from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
 from mountstore.vfs.sums import Sums, Taken, read_checked
@@ -55,44 +56,6 @@ class Snapshot:
     base_cid: int
     base_size: int
     layers: tuple[Layer, ...]
-
-
-_SETTLES_S = 5.0  # how long a read waits for what became of a request without an answer
-_LOOK_S = 0.02
-
-
-class BusyKeys:
-    """Keys that a request of ours is changing right now, or may have changed: its answer was lost."""
-
-    def __init__(self) -> None:
-        self._busy: dict[str, trio.Event] = {}
-        self.unsettled: dict[str, float] = {}  # when (trio's clock) to ask what became of it
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._busy or key in self.unsettled
-
-    def below(self, prefix: str) -> bool:
-        """Whether any of these keys starts with the prefix."""
-        return any(key.startswith(prefix) for keys in (self._busy, self.unsettled) for key in keys)
-
-    def take(self, key: str) -> None:
-        self._busy[key] = trio.Event()
-
-    def give(self, key: str) -> None:
-        self._busy.pop(key).set()
-
-    async def wait(self, key: str) -> None:
-        while key in self._busy:
-            await self._busy[key].wait()
-
-    async def settled(self, key: str) -> None:
-        """Return when no request of ours changes this key, and it is known what became of the last one, or
-        that cannot be found out."""
-        await self.wait(key)
-        with trio.move_on_after(_SETTLES_S):
-            while key in self.unsettled:
-                await trio.sleep(_LOOK_S)
-        await self.wait(key)
 
 
 class Content:

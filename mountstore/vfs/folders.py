@@ -9,8 +9,8 @@ import trio
 
 from mountstore.aio import AsyncStore
 from mountstore.vfs.answers import Answers
+from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.clearing import Blocked, Clearing
-from mountstore.vfs.content import BusyKeys
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing

@@ -26,7 +26,7 @@ from mountstore.errors import StoreError
 from mountstore.store import ObjectInfo, Page
 from mountstore.vfs.arrivals import adopt_plain
 from mountstore.vfs.attrs import attrs_of
-from mountstore.vfs.content import BusyKeys
+from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.extras import take_over
 from mountstore.vfs.index import Index
 from mountstore.vfs.links import founded, join

@@ -52,8 +52,9 @@ import trio
 
 from mountstore.errors import Corrupted, MountstoreError, PreconditionFailed, Unavailable
 from mountstore.vfs.answers import Answers
+from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.clearing import Blocked, Clearing
-from mountstore.vfs.content import BusyKeys, Stale
+from mountstore.vfs.content import Stale
 from mountstore.vfs.folders import Folders
 from mountstore.vfs.index import Index
 from mountstore.vfs.options import VfsOptions
@@ -306,7 +307,7 @@ class Reconciler:
         except (MountstoreError, OSError) as error:
             trouble = self._note(what, error, key)
             delay_s = _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1]
-            self._busy.unsettled[key] = trio.current_time() + delay_s
+            self._busy.ask_at(key, trio.current_time() + delay_s)
 
     def _note(self, what: What, error: Exception, name: str) -> Trouble:
         attempts = self.trouble[what].attempts + 1 if what in self.trouble else 1

@@ -18,8 +18,9 @@ from mountstore.aio import AsyncStore
 from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import ObjectInfo
 from mountstore.vfs.answers import Answers
+from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.clearing import Blocked, Clearing
-from mountstore.vfs.content import Body, BusyKeys, Content, Snapshot, SnapshotFile, Stale
+from mountstore.vfs.content import Body, Content, Snapshot, SnapshotFile, Stale
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.handing import hand_on
 from mountstore.vfs.index import Index
