@@ -15,8 +15,8 @@ import trio
 
 from mountstore.vfs.blocks import BLOCK, BlockCache
 from mountstore.vfs.index import Index
-from mountstore.vfs.rows import Dentry, Node
-from mountstore.vfs.runs import Run, begin
+from mountstore.vfs.rows import Node
+from mountstore.vfs.runs import Run, Runs
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,6 @@ _FIRST = 4  # files ahead when a pattern has been seen, twice as many with each 
 _MOST = 64
 _MOST_BYTES = 8 << 20  # asked for ahead and not opened yet
 _WORKERS = 12
-_DIRECTORIES = 64  # of which the last file is remembered
 
 
 class Neighbours:
@@ -38,8 +37,7 @@ class Neighbours:
     def __init__(self, index: Index, blocks: BlockCache) -> None:
         self._index = index
         self._blocks = blocks
-        self._last: dict[int, Dentry] = {}  # by directory
-        self._runs: dict[int, Run] = {}
+        self._runs = Runs(index, first=_FIRST, most=_MOST, ended=self._cancel)
         self._queue: deque[tuple[int, int, int]] = deque()  # (directory, content id, size)
         self._workers = 0
 
@@ -58,19 +56,9 @@ class Neighbours:
         links = self._index.links(node.ino)
         if not links:
             return
-        dentry = links[0]
-        run = self._runs.get(dentry.parent)
-        if run is None or not run.advance(dentry, _MOST):
-            if run is not None:
-                self._end(dentry.parent)
-            run = self._begin(dentry)
-        last = self._last
-        last.pop(dentry.parent, None)
-        last[dentry.parent] = dentry
-        if len(last) > _DIRECTORIES:
-            self._end(next(iter(last)))
+        run = self._runs.follow(links[0])
         if run is not None:
-            self._fetch_ahead(dentry.parent, run)
+            self._fetch_ahead(links[0].parent, run)
 
     def _is_worthwhile(self, node: Node) -> bool:
         return (
@@ -80,22 +68,11 @@ class Neighbours:
             and (node.stack is None or not node.stack.layers)
         )
 
-    def _begin(self, dentry: Dentry) -> Run | None:
-        last = self._last.get(dentry.parent)
-        if last is None or last.id == dentry.id:
-            return None
-        run = begin(self._index, last, dentry, window=_FIRST, most=_MOST)
-        if run is not None:
-            self._runs[dentry.parent] = run
-        return run
-
-    def _end(self, parent: int) -> None:
-        self._last.pop(parent, None)
-        if self._runs.pop(parent, None) is not None:
-            self._queue = deque(item for item in self._queue if item[0] != parent)
+    def _cancel(self, parent: int) -> None:
+        """The pattern has ended."""
+        self._queue = deque(item for item in self._queue if item[0] != parent)
 
     def _fetch_ahead(self, parent: int, run: Run) -> None:
-        run.look_ahead()
         size = 0
         wanted = []
         for number, (_, node) in enumerate(run.upcoming):

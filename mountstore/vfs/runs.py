@@ -16,6 +16,7 @@ from mountstore.vfs.rows import Dentry, Node
 _SKIP = 4  # entries that a reader may leave out
 _REMEMBERED = 12  # entries that were passed: several readers are not quite in order
 _BATCH = 128  # entries that are looked at at once
+_DIRECTORIES = 64  # of which the last entry is remembered
 
 
 class Run:
@@ -62,20 +63,60 @@ class Run:
             self.fill(_BATCH)
 
 
-def begin(
-    index: Index,
-    last: Dentry,
-    dentry: Dentry,
-    *,
-    counts: Callable[[Node], bool] = lambda node: True,
-    look: int = _SKIP,
-    window: int,
-    most: int,
-) -> Run | None:
-    """The run in which `dentry` follows `last`, by either order; `look`: at so many entries behind it."""
-    for by_name in (True, False):
-        run = Run(index, last, counts, window, by_name=by_name)
-        run.fill(look)
-        if run.advance(dentry, most):
-            return run
-    return None
+class Runs:
+    """The run of each directory in which entries are opened in a row, or of the last of these."""
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        first: int,
+        most: int,
+        counts: Callable[[Node], bool] = lambda node: True,
+        look: int = _SKIP,
+        ended: Callable[[int], None] = lambda parent: None,
+    ) -> None:
+        """Windows go from `first` to `most` entries; the next one may be `look` entries behind the last.
+
+        `ended` is told of each directory whose run is over.
+        """
+        self._index = index
+        self._first = first
+        self._most = most
+        self._counts = counts
+        self._look = look
+        self._ended = ended
+        self._last: dict[int, Dentry] = {}  # by directory
+        self._runs: dict[int, Run] = {}
+
+    def follow(self, dentry: Dentry) -> Run | None:
+        """An entry is opened: the run that it continues or begins, looking ahead as far as its window."""
+        parent = dentry.parent
+        run = self._runs.get(parent)
+        last = self._last.pop(parent, None)
+        if run is None or not run.advance(dentry, self._most):
+            self._end(parent)
+            run = self._begin(last, dentry) if last is not None and last.id != dentry.id else None
+            if run is not None:
+                self._runs[parent] = run
+        self._last[parent] = dentry
+        if len(self._last) > _DIRECTORIES:
+            oldest = next(iter(self._last))
+            del self._last[oldest]
+            self._end(oldest)
+        if run is not None:
+            run.look_ahead()
+        return run
+
+    def _end(self, parent: int) -> None:
+        if self._runs.pop(parent, None) is not None:
+            self._ended(parent)
+
+    def _begin(self, last: Dentry, dentry: Dentry) -> Run | None:
+        """The run in which one entry follows the other, by either order."""
+        for by_name in (True, False):
+            run = Run(self._index, last, self._counts, self._first, by_name=by_name)
+            run.fill(self._look)
+            if run.advance(dentry, self._most):
+                return run
+        return None

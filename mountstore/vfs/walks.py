@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from mountstore.vfs.index import Index
 from mountstore.vfs.listing import Listing
-from mountstore.vfs.rows import Dentry, Node
-from mountstore.vfs.runs import Run, begin
+from mountstore.vfs.rows import Node
+from mountstore.vfs.runs import Run, Runs
 
 _FIRST = 2  # directories ahead when a pattern has been seen, twice as many with each that follows it
 _MOST = 16
 _LOOK = 64  # entries behind one directory among which the next one is looked for
-_DIRECTORIES = 64  # of which the last directory that was read is remembered
 
 
 class Walks:
@@ -24,41 +23,18 @@ class Walks:
     def __init__(self, index: Index, listing: Listing) -> None:
         self._index = index
         self._listing = listing
-        self._last: dict[int, Dentry] = {}  # by the directory above
-        self._runs: dict[int, Run] = {}
+        self._runs = Runs(index, first=_FIRST, most=_MOST, counts=_is_directory, look=_LOOK)
 
     def opened(self, node: Node) -> None:
         """A directory is about to be read: have the next ones listed if it follows others."""
         links = self._index.links(node.ino)
         if not links:
             return
-        dentry = links[0]
-        run = self._runs.get(dentry.parent)
-        if run is None or not run.advance(dentry, _MOST):
-            self._runs.pop(dentry.parent, None)
-            run = self._begin(dentry)
-        self._last.pop(dentry.parent, None)
-        self._last[dentry.parent] = dentry
-        if len(self._last) > _DIRECTORIES:
-            oldest = next(iter(self._last))
-            del self._last[oldest]
-            self._runs.pop(oldest, None)
+        run = self._runs.follow(links[0])
         if run is not None:
             self._list_ahead(run)
 
-    def _begin(self, dentry: Dentry) -> Run | None:
-        last = self._last.get(dentry.parent)
-        if last is None or last.id == dentry.id:
-            return None
-        run = begin(
-            self._index, last, dentry, counts=_is_directory, look=_LOOK, window=_FIRST, most=_MOST
-        )  # fmt: skip
-        if run is not None:
-            self._runs[dentry.parent] = run
-        return run
-
     def _list_ahead(self, run: Run) -> None:
-        run.look_ahead()
         for number, (_, node) in enumerate(run.upcoming):
             if number >= run.window:
                 return
