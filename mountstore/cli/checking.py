@@ -1,4 +1,4 @@
-"""fsck: state directory, journal and store held against each other."""
+"""fsck: state directory, journal, cache and store held against each other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import click
 
 from mountstore import registry
 from mountstore.cli.output import escape, json_line
-from mountstore.daemon.statedir import LOCK, STATE, Damaged, StateDir, default_state_dir
+from mountstore.daemon.localcache import cache_folder, examined
+from mountstore.daemon.statedir import CACHE, LOCK, STATE, Damaged, StateDir, default_state_dir
 from mountstore.errors import MountError, MountstoreError, UsageError
-from mountstore.fsck import Finding, Report, check_state, check_store
+from mountstore.fsck import Finding, Report, check_cache, check_state, check_store
 from mountstore.store import ObjectStore
 
 NOT_CHECKED = 2
@@ -31,18 +32,21 @@ NOT_CHECKED = 2
 @click.option(
     "--state-dir", metavar="DIR", help="The state directory of STORE [default: where mount keeps it]."
 )
+@click.option("--cache", metavar="DIR", help="As given to mount [default: what the mount has noted].")
 @click.option("--verify-content", is_flag=True, help="Read every object from beginning to end, too.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object with all findings.")
-def fsck(target: str, repair: bool, state_dir: str | None, verify_content: bool, is_json: bool) -> None:
-    """Hold index, staged data and store of a mount against each other, and say what is wrong.
+def fsck(
+    target: str, repair: bool, state_dir: str | None, cache: str | None, verify_content: bool, is_json: bool
+) -> None:
+    """Hold index, staged data, cache and store of a mount against each other, and say what is wrong.
 
     STATE-DIR knows its store. Where a STORE has no state directory, it is checked alone: whether all of
     it can be listed, reached by a path, and has attributes that can be read. The mount must not be
     running. Content that has lost its name gets one in lost+found, and the next mount uploads it; before
-    an index is changed, a copy of it is kept.
+    an index is changed, a copy of it is kept. What is wrong in the cache is dropped: it is a copy.
     """
     try:
-        report = _check(target, state_dir, repair=repair, verify_content=verify_content)
+        report = _check(target, state_dir, cache, repair=repair, verify_content=verify_content)
     except (MountstoreError, OSError, sqlite3.Error) as error:
         if isinstance(error, UsageError):
             raise
@@ -60,25 +64,73 @@ def fsck(target: str, repair: bool, state_dir: str | None, verify_content: bool,
         raise click.exceptions.Exit(report.status)
 
 
-def _check(target: str, state_dir: str | None, *, repair: bool, verify_content: bool) -> Report:
+def _check(
+    target: str, state_dir: str | None, cache: str | None, *, repair: bool, verify_content: bool
+) -> Report:
     if state_dir is None and _is_state_dir(target):
         with StateDir.examine(Path(target).absolute()) as state:
             url = _store_of(state)
             with _opened(url) as store:
-                return check_state(state.path, store, repair=repair, verify_content=verify_content)
+                report = check_state(state.path, store, repair=repair, verify_content=verify_content)
+                report.add(_cache(cache, state, registry.canonical(url), store, repair, verify_content))
+                return report
     canonical = registry.canonical(target)
     path = Path(state_dir).absolute() if state_dir else None
     if path is None:
         path = default_state_dir(canonical, registry.redact(canonical))
         if not path.is_dir():
             with _opened(target) as store:
-                return check_store(store, repair=repair, verify_content=verify_content)
+                report = check_store(store, repair=repair, verify_content=verify_content)
+                report.add(_cache(cache, None, canonical, store, repair, verify_content))
+                return report
     with StateDir.examine(path) as state, _opened(target) as store:
         claimed = _claim(state, canonical, target, repair=repair)
         report = check_state(path, store, repair=repair, verify_content=verify_content)
         if claimed is not None:
             (report.repaired if repair else report.left).append(claimed)
+        report.add(_cache(cache, state, canonical, store, repair, verify_content))
         return report
+
+
+def _cache(
+    named: str | None,
+    state: StateDir | None,
+    canonical: str,
+    store: ObjectStore,
+    repair: bool,
+    verify_content: bool,
+) -> Report:
+    """Check the cache below the folder `named`, else that which the state directory knows of, else that at
+    the usual place; none is there is well. Raises MountError if none is below `named`."""
+    report = Report()
+    folder = None
+    if named is None and state is not None:
+        try:
+            folder = state.cache()
+        except Damaged as damage:
+            advice = "it is removed; mountstore fsck --cache DIR checks the cache, if DIR was given to mount"
+            told = Finding("cache", "error", CACHE, str(damage).rpartition("; ")[0], advice)
+            if repair:
+                (state.path / CACHE).unlink()
+            (report.repaired if repair else report.left).append(told)
+    if folder is None:
+        where = Path(named).absolute() if named is not None else None
+        folder = cache_folder(where, canonical, registry.redact(canonical))
+        if named is not None and not folder.is_dir():
+            raise MountError(f"there is no cache of this store below {named}")
+    if not os.path.lexists(folder):
+        return report
+    try:
+        with examined(folder) as (blocks, capacity):
+            if blocks.is_dir():
+                report.add(
+                    check_cache(
+                        blocks, store, capacity_bytes=capacity, repair=repair, verify_content=verify_content
+                    )
+                )
+    except MountError as failure:
+        report.left.append(Finding("cache", "error", str(folder), f"it cannot be checked: {failure}"))
+    return report
 
 
 def _is_state_dir(target: str) -> bool:
@@ -144,7 +196,7 @@ def _line(finding: Finding, *, repairing: bool) -> str:
     subject = escape(" ".join(finding.subject.split("\n")))
     advice = f"; {finding.advice}" if finding.advice else ""
     state = "repaired" if finding.repaired else finding.level
-    if finding.level == "error" and not finding.repaired and not repairing:
+    if advice and finding.level == "error" and not finding.repaired and not repairing:
         advice = f"; --repair: {finding.advice}"
     return f"{state}: {finding.part}: {subject}: {escape(' '.join(finding.what.split()))}{escape(advice)}"
 

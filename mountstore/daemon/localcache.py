@@ -3,7 +3,7 @@
 Below the cache home, or the folder given, each store has a folder of its own, by the same name as its
 state directory:
 
-    lock      flock(2), held while the daemon lives
+    lock      flock(2), held while the daemon lives; says how much the cache may hold
     blocks/   a `FilesystemStore`, see `stores.pool`
 
 Whatever is in it may be deleted at any time.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.daemon.request import MountRequest
-from mountstore.daemon.statedir import private_dir, store_folder
+from mountstore.daemon.statedir import StateDir, private_dir, store_folder
 from mountstore.errors import MountError, StoreError
 from mountstore.store import ObjectStore
 from mountstore.stores.caching import CachingStore
@@ -35,9 +36,14 @@ _WRITERS = 2
 
 @contextlib.contextmanager
 def cached(
-    store: ObjectStore, request: MountRequest, canonical: str, shown: str, apart: list[Path]
+    store: ObjectStore,
+    request: MountRequest,
+    state: StateDir,
+    canonical: str,
+    shown: str,
+    apart: list[Path],
 ) -> Iterator[ObjectStore]:
-    """The store behind its cache, if it is to have one; it is closed by the caller.
+    """The store behind its cache, if it is to have one; it is closed by the caller. `state` remembers where.
 
     `apart` are folders that the cache must be neither in nor around. Raises MountError if a folder was named
     that cannot be used; without one, the mount goes on without a cache, and the log says why.
@@ -48,7 +54,7 @@ def cached(
         return
     with contextlib.ExitStack() as held:
         try:
-            folder = (request.cache_dir or _cache_home()) / store_folder(canonical, shown)
+            folder = cache_folder(request.cache_dir, canonical, shown)
             _check_apart(folder, apart)
             wrapped = held.enter_context(_opened(store, folder, request.cache_size))
         except (MountError, StoreError, OSError) as error:
@@ -56,7 +62,48 @@ def cached(
                 raise MountError(f"the cache: {error}") from error
             log.warning("no cache on the disk: %s", error)
             wrapped = None
+        if wrapped is not None:
+            try:
+                state.note_cache(Path(os.path.abspath(folder)))
+            except OSError as error:
+                log.warning("fsck has to be told of the cache (--cache): %s", error)
         yield store if wrapped is None else wrapped
+
+
+def cache_folder(cache_dir: Path | None, canonical: str, shown: str) -> Path:
+    """Where the cache of a store lies, below the folder that was named or the user's cache home."""
+    return (cache_dir or _cache_home()) / store_folder(canonical, shown)
+
+
+def _tell_bound(lock: int, capacity: int) -> None:
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps({"capacity_bytes": capacity}).encode(), 0)
+    except OSError as error:
+        log.info("the bound of the cache is not written down, and fsck will not know it: %s", error)
+
+
+@contextlib.contextmanager
+def examined(folder: Path) -> Iterator[tuple[Path, int | None]]:
+    """Hold a cache that is there until the block ends: (the folder of its blocks, its bound if it is known).
+
+    Raises MountError if a mount uses it, or it is unsafe.
+    """
+    private_dir(folder)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MountError(f"{folder} is in use by a mount; umount it first") from None
+        try:
+            capacity = int(json.loads(os.pread(lock, 4096, 0))["capacity_bytes"])
+        except (ValueError, KeyError, TypeError):
+            yield folder / "blocks", None
+        else:
+            yield folder / "blocks", capacity
+    finally:
+        os.close(lock)
 
 
 def _pays(store: ObjectStore) -> bool:
@@ -85,6 +132,8 @@ def _opened(store: ObjectStore, folder: Path, size: int | None) -> Iterator[Cach
             return
         cache = FilesystemStore(folder / "blocks", durable=False)
         wrapped = CachingStore(store, cache, capacity_bytes=capacity, writers=_WRITERS)
+        # Only now: what an earlier bound allowed has made room, and nothing new has come yet.
+        _tell_bound(lock, capacity)
         log.info("the cache is %s, of up to %d MiB", folder, capacity >> 20)
         yield wrapped
     finally:

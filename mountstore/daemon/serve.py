@@ -280,7 +280,7 @@ class Mount:
         os.chdir("/")
         with contextlib.ExitStack() as held:
             try:
-                caching = cached(store, self._request, *self._identity, self._apart)
+                caching = cached(store, self._request, self._state, *self._identity, self._apart)
                 store = await trio.to_thread.run_sync(held.enter_context, caching)
                 self._cache = store if isinstance(store, CachingStore) else None
                 with _state_errors(self._state.path):

@@ -6,6 +6,7 @@ version, or belongs to another store is refused rather than repaired.
 
     lock          flock(2), held while the daemon lives; names its pid and mount point
     state.json    the version of the layout, and which store this is the state of
+    cache.json    where the last mount that had a cache on the disk kept it (see `localcache`)
     daemon.log    what the daemon has to say (see `serve`)
 """
 
@@ -30,7 +31,8 @@ from mountstore.errors import MountError
 VERSION = 1
 LOCK = "lock"
 STATE = "state.json"
-_OURS = frozenset({LOCK, STATE, "daemon.log"})
+CACHE = "cache.json"
+_OURS = frozenset({LOCK, STATE, CACHE, "daemon.log"})
 
 
 class Damaged(MountError):
@@ -181,6 +183,27 @@ class StateDir:
         if file.exists():
             file.rename(file.with_name(f"{STATE}.broken-{time.time_ns()}"))
         self._identify(store, shown, reuse=False)
+
+    def note_cache(self, folder: Path) -> None:
+        """Remember where the mount keeps its cache. Raises OSError."""
+        file = self.path / CACHE
+        with contextlib.suppress(Damaged):
+            if self.cache() == folder:
+                return
+        temporary = self.path / f"{CACHE}.new"
+        with open(temporary, "w", opener=lambda p, flags: os.open(p, flags, 0o600)) as out:
+            out.write(json.dumps({"folder": os.fspath(folder)}))
+        temporary.replace(file)
+
+    def cache(self) -> Path | None:
+        """Where the cache of the last mount that had one is, if there was one. Raises Damaged, OSError."""
+        file = self.path / CACHE
+        try:
+            return Path(str(json.loads(file.read_text())["folder"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise Damaged(f"{file} is damaged; the next mount writes it anew") from None
 
     def remove(self) -> None:
         """Delete it with all that it holds."""

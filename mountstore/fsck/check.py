@@ -2,7 +2,7 @@
 
 A part is a function that yields what is wrong, each with what mends it. Repairs are made one by one, each in
 a transaction of its own, and then everything is looked at again: what a repair has brought to light is mended
-in the next round. A cache of blocks on the disk gets its part here, when there is one.
+in the next round. A cache of blocks on the disk is looked at once: its blocks rely on nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mountstore.errors import StoreError
-from mountstore.fsck import bare, objects, staged, tree, values
+from mountstore.fsck import bare, cache, objects, staged, tree, values
 from mountstore.fsck.findings import Fault, Finding, Report, error, note
 from mountstore.fsck.opened import INDEX, STAGING, Broken, Opened
 from mountstore.fsck.rebuild import rebuild
@@ -136,17 +136,40 @@ def _with_store(report: Report, store: ObjectStore | None, *, repair: bool, veri
     return report
 
 
+def check_cache(
+    blocks: Path,
+    store: ObjectStore,
+    *,
+    capacity_bytes: int | None = None,
+    repair: bool = False,
+    verify_content: bool = False,
+) -> Report:
+    """Check the blocks in a folder where mounts of `store` keep their cache; the caller holds its lock.
+
+    `capacity_bytes` is the bound that the last mount kept, if it is known. Raises StoreError if the store
+    cannot be listed, OSError if the folder cannot.
+    """
+    report = Report()
+    found = cache.faults(cache.Cache(blocks, capacity_bytes), store, verify_content=verify_content)
+    _take(report, found, repair=repair)
+    return report
+
+
 def _take(report: Report, found: Iterator[Fault], *, repair: bool) -> None:
     for fault in found:
-        if fault.finding.level == "note":
+        if fault.finding.level == "note" and (fault.repair is None or not repair):
             report.notes.append(fault.finding)
             continue
         if repair and fault.repair is not None:
             try:
                 fault.repair()
-            except StoreError:
-                report.left.append(fault.finding)
+            except (StoreError, OSError) as failure:
+                left = _with_reason(fault.finding, {fault.finding: str(failure)})
+                (report.left if left.level == "error" else report.notes).append(left)
             else:
-                report.repaired.append(fault.finding)
+                if fault.finding.level == "note":  # it was right, and is not needed
+                    report.notes.append(replace(fault.finding, repaired=True))
+                else:
+                    report.repaired.append(fault.finding)
         else:
             report.left.append(fault.finding)

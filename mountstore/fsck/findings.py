@@ -23,7 +23,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A finding and what mends it; a note, and what only people can mend, has no repair."""
+    """A finding and what mends it; what only people can mend has no repair, nor has most of what is noted."""
 
     finding: Finding
     repair: Callable[[], object] | None = None
@@ -35,8 +35,10 @@ def error(
     return Fault(Finding(part, "error", subject, what, advice), repair)
 
 
-def note(part: Part, subject: str, what: str, advice: str = "") -> Fault:
-    return Fault(Finding(part, "note", subject, what, advice))
+def note(
+    part: Part, subject: str, what: str, advice: str = "", repair: Callable[[], object] | None = None
+) -> Fault:
+    return Fault(Finding(part, "note", subject, what, advice), repair)
 
 
 @dataclass(slots=True)
@@ -47,6 +49,12 @@ class Report:
     left: list[Finding] = field(default_factory=list)  # errors
     notes: list[Finding] = field(default_factory=list)
     kept: str | None = None  # the copy of the index before it was changed
+
+    def add(self, other: Report) -> None:
+        """Take over what another check found."""
+        self.repaired += other.repaired
+        self.left += other.left
+        self.notes += other.notes
 
     @property
     def findings(self) -> list[Finding]:

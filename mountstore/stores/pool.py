@@ -85,6 +85,15 @@ class Block:
         return self._name
 
 
+def block_of(name: str, size: int) -> Block | None:
+    """The block that is called so in a cache; None if no block is."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    key, etag, number, crc, pin = match.groups("")
+    return Block(key, etag, int(number, 16), size, int(crc, 16), pin)
+
+
 class BlockPool:
     """The blocks in `cache`, at most `capacity_bytes` of them, and what waits to be written into it.
 
@@ -447,9 +456,7 @@ class BlockPool:
         try:
             for page in self.cache.pages():
                 for info in page.objects:
-                    if match := _NAME.fullmatch(info.key):
-                        key, etag, number, crc, pin = match.groups("")
-                        block = Block(key, etag, int(number, 16), info.size, int(crc, 16), pin)
+                    if block := block_of(info.key, info.size):
                         found.append((info.mtime_ns, block))
                     else:
                         (pins if info.key.startswith(PREFIX) else stray).append(info.key)

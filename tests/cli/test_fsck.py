@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -12,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from mountstore.backends.sqlite import SqliteStore
+from mountstore.daemon.localcache import cached
+from mountstore.daemon.request import MIN_CACHE_BYTES, MountRequest
 from mountstore.daemon.statedir import StateDir, default_state_dir
-from mountstore.registry import canonical, redact
+from mountstore.registry import canonical, open_store, redact
 from tests.mount.mounting import command, environment
 from tests.vfs.mounted import running
 from tests.vfs.old_index import make_old
@@ -103,6 +108,103 @@ async def test_json(place: Place) -> None:
     told = json.loads(place.fsck(place.state, "--json").stdout)
     assert [one["level"] for one in told["findings"]] == ["note"]
     assert told["kept"] is None
+
+
+def _keep_a_cache(place: Place, cache_dir: Path, content: bytes) -> None:
+    """As a mount does: its cache is at `cache_dir`, and its state directory says so."""
+    request = MountRequest(url=place.url, mountpoint="/mnt", cache_dir=cache_dir, cache_size=MIN_CACHE_BYTES)
+    url = canonical(place.url)
+    with (
+        StateDir.lock(place.state, "/mnt", store=url, shown=url) as state,
+        cached(open_store(place.url), request, state, url, redact(url), []) as store,
+    ):
+        assert bytes(store.get("d/f")) == content
+        store.close()
+
+
+async def test_the_cache_is_checked_where_the_mount_kept_it(place: Place, tmp_path: Path) -> None:
+    """Named, noted in the state directory, or neither; and where none is, none is asked for."""
+    kept, content = tmp_path / "kept", b"f" * 1000
+    _keep_a_cache(place, kept, content)
+    (block,) = kept.glob("*/blocks/*-*-0-*")
+    ways: list[list[str | Path]] = [
+        [place.state],
+        [place.url, "--state-dir", place.state],
+        [place.state, "--cache", kept],
+        [place.url, "--cache", kept],
+    ]
+    for words in ways:
+        block.write_bytes(content)
+        done = place.fsck(*words)
+        assert (done.returncode, done.stderr) == (0, "")
+        block.write_bytes(b"F" + content[1:])
+        found = place.fsck(*words)
+        assert found.returncode == 2
+        assert f"error: cache: {block.name}: the block is damaged" in found.stdout
+        assert "; --repair: it is dropped, and fetched again" in found.stdout
+        assert block.exists()
+    done = place.fsck(place.state, "--repair")
+    assert done.returncode == 1
+    assert f"repaired: cache: {block.name}: the block is damaged" in done.stdout
+    assert not block.exists()
+    assert place.fsck(place.state).returncode == 0
+    _keep_a_cache(place, kept, content)
+    usual = Path(place.env["HOME"]) / ".cache" / "mountstore"
+    (folder,) = kept.iterdir()
+    shutil.copytree(folder, usual / folder.name)
+    (block,) = usual.glob("*/blocks/*-*-0-*")
+    block.write_bytes(b"F")
+    assert place.fsck(place.state).returncode == 0
+    (place.state / "cache.json").rename(place.state / "cache.json.new")
+    assert place.fsck(place.state, "--repair").returncode == 1
+    assert not block.exists()
+    (place.state / "cache.json.new").rename(place.state / "cache.json")
+    (folder / "lock").write_text(json.dumps({"capacity_bytes": 999}))
+    assert "1 blocks of 1000 bytes, more than 65536 or 999 bytes" in place.fsck(place.state).stdout
+    assert place.fsck(place.state, "--repair").returncode == 1
+    shutil.rmtree(kept)
+    assert place.fsck(place.state).returncode == 0
+    done = place.fsck(place.state, "--cache", kept)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no cache of this store below {kept}" in done.stderr
+
+
+async def test_the_bound_that_a_mount_keeps_is_noted(place: Place, tmp_path: Path) -> None:
+    _keep_a_cache(place, tmp_path / "kept", b"f" * 1000)
+    (lock,) = (tmp_path / "kept").glob("*/lock")
+    assert json.loads(lock.read_text()) == {"capacity_bytes": MIN_CACHE_BYTES}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+async def test_a_cache_that_another_mount_uses_is_not_touched(place: Place, tmp_path: Path) -> None:
+    """The rest is checked, and nobody may take that for all of it."""
+    _keep_a_cache(place, tmp_path / "kept", b"f" * 1000)
+    (block,) = (tmp_path / "kept").glob("*/blocks/*-*-0-*")
+    block.write_bytes(b"")
+    with _locked(block.parent.parent / "lock"):
+        for words in ([place.state], [place.state, "--repair"]):
+            done = place.fsck(*words)
+            assert (done.returncode, done.stderr) == (2, "")
+            assert f"it cannot be checked: {block.parent.parent} is in use by a mount" in done.stdout
+            assert "note: index: pending: 2 changes" in done.stdout
+            assert block.exists()
+    assert place.fsck(place.state, "--repair").returncode == 1
+    assert not block.exists()
+
+
+async def test_a_note_of_the_cache_that_cannot_be_read(place: Place) -> None:
+    (place.state / "cache.json").write_text('{"folder')
+    done = place.fsck(place.state)
+    assert done.returncode == 2
+    assert "error: cache: cache.json:" in done.stdout
+    assert place.fsck(place.state, "--repair").returncode == 1
+    assert place.fsck(place.state).returncode == 0
 
 
 @pytest.fixture
