@@ -195,3 +195,17 @@ async def test_a_file_and_a_folder_change_places(faulty: FaultyStore, state: Pat
         await m.rename("a", "c", EXCHANGE)
         await m.drain()
         assert contents(faulty.inner) == {"a/": b"", "a/c": b"/nowhere", "c": b"file"}
+
+
+async def test_attributes_that_the_object_has_are_not_sent(faulty: FaultyStore, state: Path) -> None:
+    """A file that was sent while it was written, all of it at once: a late change of nothing would make its
+    object another one, on a store whose etag tells of that, long after it was believed to have landed."""
+    async with running(faulty, state, upload_delay_s=0.0, stream_bytes=4) as m:
+        late = faulty.add("late", "copy", "a", delay_s=60.0)
+        lost = faulty.add("lose", "put", "a")
+        await m.write_file("a", b"all at once")
+        await m.drain()
+        assert (lost.fired, faulty.requests["start_upload"]) == (1, 1)
+        land(faulty)
+        assert await m.read_file("a") == b"all at once"
+        assert late.fired == 0
