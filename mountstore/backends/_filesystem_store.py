@@ -59,6 +59,16 @@ class FileStore(ObjectStore):
     def close(self) -> None:
         self._tree.close()
 
+    @property
+    def device(self) -> int:
+        """The number of the file system that the files are on. Raises OSError."""
+        return os.fstat(self._tree.root).st_dev
+
+    def room(self) -> tuple[int, int]:
+        """(bytes free, bytes in all) on that file system. Raises OSError."""
+        disk = os.statvfs(self._tree.root)
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
     # -- what a subclass says ---------------------------------------------------------------------
 
     @abstractmethod

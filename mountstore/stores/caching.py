@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from mountstore.backends._arguments import clip_range, flat
+from mountstore.backends._filesystem_store import FileStore
 from mountstore.errors import NotFound, PreconditionFailed, StoreFull, UsageError
 from mountstore.store import Data, ObjectInfo, ObjectStore, Upload
 from mountstore.stores.pins import Pin
@@ -375,6 +376,19 @@ class CachingStore(WrapperStore):
     def clear(self) -> None:
         """Empty the cache. Raises what the cache raises: the caller wants to know whether it is empty."""
         self._pool.clear()
+
+    def is_on(self, device: int) -> bool:
+        """Whether the cache takes room of the file system of this number (`st_dev`). Raises OSError."""
+        return isinstance(self.cache, FileStore) and self.cache.device == device
+
+    def give_way(self, size: int) -> int:
+        """Drop blocks of so many bytes for somebody who needs the disk more; returns how many bytes went.
+
+        Pinned ones go last. What is about to be taken over from others' files (see `fill`) is left, too.
+        """
+        if self._pool.writers is not None:
+            self._pool.writers.give_up()
+        return self._pool.give_way(size)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when nothing is being written in the background; False after the timeout."""

@@ -28,6 +28,7 @@ _log = logging.getLogger("mountstore.stores")
 
 MAX_BLOCKS = 65_536  # an entry takes up to a KiB of memory
 _PROTECTED = 0.8
+_SPARED_BYTES = 64 << 20  # or a quarter of the disk, if that is less
 _EPOCHS = 4096
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{8})(?:-([0-9a-f]{8}))?")
 _QUEUED, _WRITING, _STORED = range(3)
@@ -101,6 +102,8 @@ class BlockPool:
     of the room. What makes room is the longest unused of the first: so reading a lot once leaves alone what
     is used again and again. Blocks of pinned keys stay. Room is reserved before a byte is written.
 
+    On a disk that is nearly full it does not grow: what comes takes the place of what goes.
+
     A cache that fails is passed by, for longer and longer. With `writers`, blocks are written by so many
     threads, and readers are served from memory until then. For any thread.
     """
@@ -134,6 +137,7 @@ class BlockPool:
         self._reading = Pause()
         self._writing = Pause()
         self._hint = cache.will_read if isinstance(cache, FileStore) else None
+        self._disk = cache if isinstance(cache, FileStore) else None
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -247,6 +251,10 @@ class BlockPool:
         size = len(data)
         if (self._writing.failures or not self._loaded) and not self._can_write():
             return
+        if self.has(key, etag, number):
+            return
+        if self.is_scarce(size) and self.give_way(size, pinned=False) < size:
+            return
         block = Block(key, etag, number, size, pin=pin)
         block.used, block.data, block.state = used, data, _QUEUED
         reserved = False
@@ -325,6 +333,35 @@ class BlockPool:
                     self._erase(name, held)
             elif block is not None and not self._discard([block]):
                 return False
+
+    def is_scarce(self, size: int) -> bool:
+        """Whether so many bytes more would leave its disk less than is spared for others."""
+        if self._disk is None:
+            return False
+        try:
+            free, total = self._disk.room()
+        except OSError:
+            return False  # the write will tell
+        if self.writers is not None:
+            size += self.writers.waiting_bytes
+        return free - size < min(total // 4, _SPARED_BYTES)
+
+    def give_way(self, size: int, *, pinned: bool = True) -> int:
+        """Drop blocks of so many bytes in all, in the order of evictions, and pinned ones last or not at all;
+        returns how many bytes went."""
+        gone = 0
+        segments = (self._probation, self._protected, *([self._pinned] if pinned else []))
+        while gone < size:
+            with self._lock:
+                stored = (block for segment in segments for block in segment if block.state == _STORED)
+                block = next(stored, None)
+                if block is None:
+                    break
+                self._stats.evictions += 1
+            if not self._discard([block]):
+                break
+            gone += block.size
+        return gone
 
     def _discard(self, blocks: Iterable[Block]) -> bool:
         """Forget blocks and delete them; False if one could not be deleted."""

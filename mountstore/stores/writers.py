@@ -29,6 +29,11 @@ class Writers:
         self._closed = False
         self._threads: list[threading.Thread] = []
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What writes hold that are not made yet."""
+        return self._waiting_bytes
+
     def write(self, size: int, call: Callable[[], None]) -> None:
         """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting."""
         with self._changed:
@@ -49,6 +54,14 @@ class Writers:
             self._begin()
         _close(given_up)
 
+    def give_up(self) -> None:
+        """Leave undone what is not begun of the jobs: they hold files that somebody needs the room of."""
+        with self._changed:
+            jobs, self._jobs = self._jobs, deque()
+            self._changed.notify_all()
+        for steps in jobs:
+            _close(steps)
+
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when nothing is left to do; False after the timeout."""
         with self._changed:
@@ -58,10 +71,7 @@ class Writers:
 
     def close(self) -> None:
         """Give jobs up, write what waits, and end; no longer than a few seconds."""
-        with self._changed:
-            jobs, self._jobs = self._jobs, deque()
-        for steps in jobs:
-            _close(steps)
+        self.give_up()
         self.flush(_CLOSE_S)
         with self._changed:
             self._closed = True

@@ -19,6 +19,7 @@ from mountstore.store import Data, ObjectStore
 from mountstore.vfs.blocks import BLOCK, BlockCache, Readahead
 from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.failpoints import failpoint
+from mountstore.vfs.room import Room
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
 from mountstore.vfs.sums import Sums, Taken, read_checked
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mountstore.vfs.rows import Node
 
 _LOCALISE = 8 << 20
-_ROOM_CHECK = 4 << 20
 _SMALL = 1 << 20
 """Content up to this many bytes is sent from memory, larger from files."""
 
@@ -69,8 +69,7 @@ class Content:
         self._store = store
         self._busy = busy
         self._conditional = store.store.capabilities.conditional_get
-        self._journal_size = journal_size
-        self._room = 0
+        self.room = Room(staging, store.store, journal_size)
         self.sums = Sums(index)
         self._whole_read_bytes = store.store.capabilities.whole_read_bytes
         self._takes_sums = not store.store.capabilities.local
@@ -89,17 +88,6 @@ class Content:
         if node.stack is not None and not node.stack.frozen:
             for layer in node.stack.layers:
                 layer.close()
-
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes can be staged; asks the disk once in a while."""
-        self._room -= size
-        if self._room >= 0:
-            return True
-        free = self._staging.free_bytes()
-        if self._journal_size:
-            free = min(free, self._journal_size - self.staged_bytes())
-        self._room = min(free - size, _ROOM_CHECK)
-        return self._room >= 0
 
     def staged_bytes(self) -> int:
         """What the staged files take on the disk."""
@@ -363,7 +351,7 @@ class Content:
         """
         base_cid, size = node.base_cid, self.base_size(node)
         stack = self.stack(node)
-        if stack.frozen or not self.has_room(size):
+        if not (self.room.has(size) or await self.room.make(size)) or stack.frozen:
             return False
         layer = self._staging.new_layer(self._index.new_id(), node.ino, 0, lowest=True)
         kept = False

@@ -320,6 +320,11 @@ class Staging:
         total = disk.f_blocks * disk.f_frsize
         return disk.f_bavail * disk.f_frsize - min(max(total // 8, _MIN_RESERVE), _MAX_RESERVE)
 
+    @property
+    def device(self) -> int:
+        """The number of the file system that the layers are on."""
+        return os.stat(self._folder).st_dev
+
     def used_bytes(self) -> int:
         """What the layers take on the disk."""
         with os.scandir(self._folder) as entries:

@@ -395,11 +395,18 @@ class Vfs(Extended):
         node = self._file(handle).node
         if offset + len(data) >= 1 << 62:
             raise fail(errno.EFBIG)
-        if not self._content.has_room(len(data)):
+        if not self._content.room.has(len(data)):
             await self._wait_for_room(node, len(data))
         if node.base_cid and node.size <= _WHOLE and (offset or len(data) < node.size):
             await self._take_whole(node)
-        self._content.write(node, offset, data)
+        try:
+            self._content.write(node, offset, data)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # Others have filled the disk since it was asked for its room.
+            await self._wait_for_room(node, len(data))
+            self._content.write(node, offset, data)
         self._tree.changed_content(node)
         if node.size >= self.options.stream_bytes:
             self._streams.written(node, offset, len(data))
@@ -425,15 +432,20 @@ class Vfs(Extended):
             log.info("%s is not here and cannot be fetched now: %s", self._tree.path_of(node.ino), error)
 
     async def _wait_for_room(self, node: Node | None, size: int) -> None:
-        """Return when uploads have made room. Raises ENOSPC if there is nothing that could."""
+        """Return when there is room: the cache gives way first, then uploads make some.
+
+        Raises ENOSPC if nothing could, or not in time.
+        """
         with trio.move_on_after(self.options.room_timeout_s):
-            while await self._reconciler.progress_but(node):
-                if self._content.has_room(size):
+            while True:
+                if await self._content.room.make(size):
                     return
+                if not await self._reconciler.progress_but(node):
+                    break
         raise fail(errno.ENOSPC)
 
     async def _need_room(self) -> None:
-        if not self._content.has_room(0):
+        if not self._content.room.has(0):
             await self._wait_for_room(None, 0)
 
     def flush(self, handle: int) -> None:

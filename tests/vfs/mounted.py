@@ -237,13 +237,14 @@ async def running(
     *,
     drain: bool = True,
     lacking: Iterable[str] = (),
+    cache: ObjectStore | None = None,
     **options: Any,
 ) -> AsyncIterator[Mounted]:
     """A Vfs at work; on the way out everything is brought to the store, unless it was killed."""
     faulty = store if isinstance(store, FaultyStore) else FaultyStore(store, lacking=lacking)
     os.makedirs(state_dir, mode=0o700, exist_ok=True)
     settings: dict[str, Any] = {"upload_delay_s": 0.02, "ttl_s": 3600.0, "fsync_timeout_s": 10.0}
-    vfs = Vfs(_cached(faulty), state_dir, VfsOptions(**settings | options))
+    vfs = Vfs(_cached(faulty, cache), state_dir, VfsOptions(**settings | options))
     mounted = Mounted(vfs, faulty, state_dir)
     try:
         async with trio.open_nursery() as nursery:
@@ -259,8 +260,10 @@ async def running(
         vfs.close()
 
 
-def _cached(store: FaultyStore) -> ObjectStore:
-    """The store behind a cache, where MOUNTSTORE_TEST_TIER asks for one."""
+def _cached(store: FaultyStore, cache: ObjectStore | None) -> ObjectStore:
+    """The store behind this cache, or another where MOUNTSTORE_TEST_TIER asks for one."""
+    if cache is not None:
+        return CachingStore(store, cache, capacity_bytes=1 << 30, writers=2)
     size = os.environ.get("MOUNTSTORE_TEST_TIER", "off")
     if size == "off":
         return store

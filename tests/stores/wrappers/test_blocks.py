@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import threading
 from collections.abc import Mapping, Sequence
@@ -388,9 +389,12 @@ def test_everything_that_a_mount_looks_for_is_passed_on(main: Main) -> None:
     assert isinstance(store.capabilities, Capabilities)
 
 
-def test_a_full_disk_is_passed_by(main: Main, tmp_path: Path) -> None:
-    """A cache of more than its file system has room for."""
-    with disk("ext4", tmp_path, size=8 << 20) as small, FilesystemStore(small.root, durable=False) as cache:
+def test_a_small_disk_is_not_filled(main: Main, tmp_path: Path) -> None:
+    """A cache of more than its file system has room for; a quarter of that is left to others."""
+    with (
+        disk("ext4", tmp_path, size=8 << 20) as small,
+        FilesystemStore(small.root / "c", durable=False) as cache,
+    ):
         store = CachingStore(main, cache, block_bytes=100_000, capacity_bytes=1 << 30)
         objects = {f"k{number}": random.Random(number).randbytes(950_000) for number in range(12)}
         for key, data in objects.items():
@@ -398,6 +402,19 @@ def test_a_full_disk_is_passed_by(main: Main, tmp_path: Path) -> None:
         for _ in range(2):
             for key, data in objects.items():
                 assert bytes(store.get(key)) == data
-        assert store.stats.errors > 0
-        assert store.stats.hits > 0
-        assert store.stats.used_bytes <= 8 << 20
+        assert bytes(store.get("k11")) == objects["k11"]
+        assert store.stats.hits == 10
+        assert store.stats.errors == 0
+        found = os.statvfs(small.root)
+        assert found.f_bavail >= found.f_blocks // 4 - 100_000 // found.f_frsize
+        before = store.stats.used_bytes
+        with open(small.root / "others", "xb") as others:
+            os.posix_fallocate(others.fileno(), 0, found.f_bavail * found.f_frsize - 200_000)
+        for key, data in objects.items():
+            assert bytes(store.get(key)) == data
+        assert 0 < store.stats.used_bytes <= before, "what comes takes the place of what goes"
+        assert store.stats.errors == 0
+        assert store.give_way(1_000_000) >= 1_000_000
+        assert store.stats.used_bytes <= before - 1_000_000
+        assert store.is_on(os.stat(small.root).st_dev)
+        assert not store.is_on(os.stat(tmp_path).st_dev)
