@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _TRIES = 6
 _UNDER_WAY = 256  # contents that are sent, or were, with an outcome that is not known yet
+_IN_PART = -1, 0  # of a block that was not read from its beginning on
 _KEPT = 10_000  # contents of which they are kept in memory
 
 
@@ -78,6 +79,8 @@ class Taken:
             seen, crc = self._blocks.get(number, (0, 0)) if offset else (0, 0)
             if seen == offset:
                 self._blocks[number] = offset + len(piece), zlib.crc32(piece, crc)
+            else:
+                self._blocks.setdefault(number, _IN_PART)
             start += len(piece)
             view = view[len(piece) :]
 
