@@ -37,6 +37,7 @@ from mountstore.daemon.mounttab import Busy, holders, mount_at, unmount
 from mountstore.daemon.request import MountRequest, check_apart, check_fuse, check_mountable, check_mountpoint
 from mountstore.daemon.service import Service
 from mountstore.daemon.statedir import StateDir, default_state_dir, fresh_state_dir
+from mountstore.daemon.turns import take_turns
 from mountstore.errors import MountError, MountstoreError
 from mountstore.fuse import FuseOperations
 from mountstore.store import ObjectStore
@@ -335,6 +336,7 @@ class Mount:
     async def _mounted(self, vfs: Vfs) -> None:
         check_mountpoint(self._request.mountpoint)
         operations = FuseOperations(vfs)
+        take_turns()
         self._init_fuse(operations)
         self._phase = "mounted"
         gone = False
