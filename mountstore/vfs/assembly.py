@@ -295,7 +295,7 @@ class Assembly:
         if node.unsaved:
             with self._index.transaction():
                 self._index.save(node)
-            self._reconciler.wake()
+            self._reconciler.wake_in_time()
         self._unsaved.discard(node)
 
     def _purge(self, node: Node) -> None:
@@ -308,14 +308,14 @@ class Assembly:
         self._unsaved.discard(node)
         self._gone.discard(node.ino)
         self._owed.discard(node.ino)
-        self._reconciler.wake()
+        self._reconciler.wake_in_time()
 
     def _removed(self, node: Node) -> None:
         if node.nlink == 0 and not node.opens:
             self._unsaved.discard(node)
             if node.ino not in self._lookups:
                 self._purge(node)
-        self._reconciler.wake()
+        self._reconciler.wake_in_time()
 
     def _new_handle(self, handle: Handle | DirHandle) -> int:
         number = self._next_handle
@@ -349,10 +349,9 @@ class Assembly:
             # It need not wait for the checkpoint any more.
             delay_s = self.options.upload_delay_s if node.ino not in self._owed else _OWED_S
             self._tree.want(node, int(delay_s * 1e9))
-            with self._index.transaction():
-                self._index.save(node)
-            self._unsaved.discard(node)
-            self._reconciler.wake()
+            if node.unsaved:
+                self._save(node)
+            self._reconciler.sooner(node)
         if not node.opens:
             self._content.release(node)
 

@@ -116,7 +116,7 @@ class Extended(Assembly):
             node.mode = mode
             self._tree.changed_attrs(node, time.time_ns())
             self._index.save(node)
-        self._reconciler.wake()
+        self._reconciler.wake_in_time()
 
     def _check_metadata(self, node: Node) -> None:
         """Raises ENOSPC if one of the node's objects cannot hold what it is to carry."""

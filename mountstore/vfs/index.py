@@ -25,7 +25,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -401,6 +401,14 @@ class Index:
         for node in list(self.nodes.values()):
             if node.due is not None and node.due > later and node.ino not in but:
                 node.due = now_ns
+
+    def set_due(self, nodes: Iterable[Node]) -> None:
+        """Record when these are due, of those that are."""
+        dues = [(node.due, node.ino) for node in nodes if node.due is not None]
+        try:
+            self._db.executemany("UPDATE node SET due=? WHERE ino=? AND due IS NOT NULL", dues)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     def vacated(self, ino: int) -> set[str]:
         """Prefixes that a directory has had and that have not been cleared yet."""

@@ -112,6 +112,9 @@ class Reconciler:
         self._wake = trio.Event()
         self._progress = trio.Event()
         self._paused_until = 0.0
+        self._delay_ns = int(options.upload_delay_s * 1e9)
+        self._looks_ns = 1 << 62  # when the loop will look again without being woken (wall clock)
+        self._sooner: set[Node] = set()  # due earlier than the index says
         self.trouble: dict[What, Trouble] = {}
         self.last_error: str | None = None
 
@@ -120,6 +123,18 @@ class Reconciler:
     def wake(self) -> None:
         """Something has become due, or earlier than it was."""
         self._wake.set()
+
+    def wake_in_time(self) -> None:
+        """Something becomes due when the upload delay has passed from now, or later."""
+        if time.time_ns() + self._delay_ns < self._looks_ns:
+            self._wake.set()
+
+    def sooner(self, node: Node) -> None:
+        """A node, due already, is due as soon as the upload delay has passed: no change that a crash could
+        lose, since the next start makes everything due. So it is recorded later, with others.
+        """
+        self._sooner.add(node)
+        self.wake_in_time()
 
     async def run(self) -> None:
         """Work until cancelled; what is under way then is finished first."""
@@ -142,10 +157,15 @@ class Reconciler:
                     if ("settle", key) not in self._active:
                         wait_s = min(wait_s, when - trio.current_time())
                 wait_s = max(min(wait_s, 3600.0), 0.002, self._paused_until - trio.current_time())
+                self._looks_ns = time.time_ns() + int(wait_s * 1e9)
                 with trio.move_on_after(wait_s):
                     await self._wake.wait()
 
     def _launch(self, nursery: trio.Nursery) -> None:
+        if self._sooner and self._index.failed is None:
+            with self._index.transaction():
+                self._index.set_due(self._sooner)
+            self._sooner.clear()
         now = time.time_ns()
         room = self._lanes - len(self._active)
         if room <= 0 or trio.current_time() < self._paused_until or self._index.failed is not None:

@@ -211,7 +211,7 @@ class Vfs(Extended):
         return node, self._new_handle(Handle(node, (flags & ~os.O_ACCMODE) | os.O_RDWR))
 
     def _made(self, node: Node) -> Node:
-        self._reconciler.wake()
+        self._reconciler.wake_in_time()
         return node
 
     async def link(self, ino: int, parent: int, name: bytes) -> Node:
@@ -259,7 +259,7 @@ class Vfs(Extended):
         moved, replaced = self._tree.rename(folder, name, new_folder, new_name, flags, owner)
         if replaced is not None:
             self._removed(replaced)
-        self._reconciler.wake()
+        self._reconciler.wake_in_time()
         await self._pay(moved)
 
     # -- attributes --------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class Vfs(Extended):
         if trim:
             failpoint("truncate-recorded")
             self._content.trim(node)
-        self._reconciler.wake()
+        self._reconciler.wake_in_time()
         return node
 
     def _postpone(self, node: Node) -> None:
