@@ -68,6 +68,9 @@ _PAUSE_S = 1.0
 _HASTEN_S = 0.5
 _MANY = 1000  # so many failing nodes: the store is away, and nothing is to be hastened
 _BLOCKED_S = 0.05  # after which what waits for something else is looked at again
+_BURST_NS = 100_000_000
+"""Changes that follow each other within this time are one piece of work, which uploads must not slow down."""
+_HELD = 0.8  # of the upload delay: so much longer what is due waits for the end of such work
 _BACKOFF_S = (0.5, 1, 2, 4, 8, 15, 30)
 
 
@@ -114,6 +117,7 @@ class Reconciler:
         self._paused_until = 0.0
         self._delay_ns = int(options.upload_delay_s * 1e9)
         self._looks_ns = 1 << 62  # when the loop will look again without being woken (wall clock)
+        self._changed_ns = 0  # when something was changed last
         self._sooner: set[Node] = set()  # due earlier than the index says
         self.trouble: dict[What, Trouble] = {}
         self.last_error: str | None = None
@@ -126,7 +130,8 @@ class Reconciler:
 
     def wake_in_time(self) -> None:
         """Something becomes due when the upload delay has passed from now, or later."""
-        if time.time_ns() + self._delay_ns < self._looks_ns:
+        self._changed_ns = time.time_ns()
+        if self._changed_ns + self._delay_ns < self._looks_ns:
             self._wake.set()
 
     def sooner(self, node: Node) -> None:
@@ -150,7 +155,7 @@ class Reconciler:
                     due = time.time_ns()
                 if self._index.failed is not None:
                     due = None
-                wait_s = 3600.0 if due is None else max(0.0, (due - time.time_ns()) / 1e9)
+                wait_s = 3600.0 if due is None else max(0.0, self._begins_ns(due) - time.time_ns()) / 1e9
                 if len(self._active) >= self._lanes:
                     wait_s = 3600.0  # whoever ends wakes us
                 for key, when in self._busy.unsettled.items():
@@ -161,12 +166,18 @@ class Reconciler:
                 with trio.move_on_after(wait_s):
                     await self._wake.wait()
 
+    def _begins_ns(self, due: int) -> int:
+        """When to look at what is due then."""
+        return max(due, min(due + int(self._delay_ns * _HELD), self._changed_ns + _BURST_NS))
+
     def _launch(self, nursery: trio.Nursery) -> None:
         if self._sooner and self._index.failed is None:
             with self._index.transaction():
                 self._index.set_due(self._sooner)
             self._sooner.clear()
         now = time.time_ns()
+        if now - self._changed_ns < _BURST_NS:
+            now -= int(self._delay_ns * _HELD)
         room = self._lanes - len(self._active)
         if room <= 0 or trio.current_time() < self._paused_until or self._index.failed is not None:
             return  # after a failure of the disk, what is read of the journal is not to be trusted either
