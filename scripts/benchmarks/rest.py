@@ -2,9 +2,10 @@
 
 Both servers run all the time, each over a folder of its own on the same file system. For each row the two
 take turns, a short slice each, round after round, so that both see the same weather; a row shows the median
-of its rounds. The client is the same for both: sockets, requests made beforehand, and every answer checked;
-then that of borgstore, then ours. Our server has every object on the disk before it answers
-(on tmpfs that costs nothing); the other leaves it to the kernel.
+of its rounds, and of the processor time that a server took for a request, which depends less on what else
+the machine does. The client is the same for both: sockets, requests made beforehand, and every answer
+checked; then that of borgstore, then ours. Our server has every object on the disk before it answers (on
+tmpfs that costs nothing); the other leaves it to the kernel.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -57,6 +58,27 @@ class Row:
     @property
     def unit(self) -> str:
         return "MB/s" if self.size >= MIB else "/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs and answers."""
+
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """What the process has had of the processors, in user and in system mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the slices of one server in one row came to: a rate, and milliseconds of processor a request."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
 
 
 class Client(Protocol):
@@ -176,31 +198,39 @@ def main(arguments: Sequence[str]) -> int:
     add("--rounds", type=int, default=0, metavar="N", help="slices of each server a row [7, short: 1]")
     add("--slice", type=float, default=1.0, metavar="S", help="seconds of a slice, at least one request [1]")
     add("--client", choices=[*CLIENTS], action="append", help="who asks [all in turn]")
+    add("--only", default="", metavar="TEXT", help="only rows that hold this, e.g. 'PUT 64'")
     add("--work", type=Path, metavar="FOLDER", help="where both stores lie [/dev/shm]")
     add("--json", type=Path, metavar="FILE", help="write everything there too")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _ended)
     sizes = (KIB, MIB) if given.short else (KIB, 64 * MIB)
     rows = [Row(verb, size, n) for size in sizes for verb in ("PUT", "GET") for n in (1, 32)]
+    rows = [row for row in rows if given.only in row.name]
     rounds = given.rounds or (1 if given.short else 7)
     slice_s = 0.05 if given.short else given.slice
     work = given.work or (Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None)
-    told: dict[str, dict[str, dict[str, list[float]]]] = {}
+    told: dict[str, dict[str, dict[str, Seen]]] = {}
     try:
         with (
             tempfile.TemporaryDirectory(prefix="mountstore-bench-", dir=work) as folder,
-            _servers(Path(folder)) as ports,
+            _servers(Path(folder)) as servers,
         ):
             for client in given.client or [*CLIENTS]:
                 told[client] = {
-                    row.name: _measure(row, CLIENTS[client], ports, rounds, slice_s) for row in rows
+                    row.name: _measure(row, CLIENTS[client], servers, rounds, slice_s) for row in rows
                 }
                 _show(client, rows, told[client])
     except (Broken, OSError) as error:
         print(f"bench: BROKEN: {error}", file=sys.stderr)
         return 1
     if given.json:
-        given.json.write_text(json.dumps({"cpus": os.cpu_count(), "rounds": rounds, "rates": told}, indent=1))
+        seen = {
+            client: {
+                row: {server: asdict(one) for server, one in ones.items()} for row, ones in found.items()
+            }
+            for client, found in told.items()
+        }
+        given.json.write_text(json.dumps({"cpus": os.cpu_count(), "rounds": rounds, "seen": seen}, indent=1))
     return 0
 
 
@@ -209,17 +239,17 @@ def _ended(number: int, frame: object) -> NoReturn:
 
 
 def _measure(
-    row: Row, client: Callable[[int], Client], ports: dict[str, int], rounds: int, slice_s: float
-) -> dict[str, list[float]]:
+    row: Row, client: Callable[[int], Client], servers: dict[str, Server], rounds: int, slice_s: float
+) -> dict[str, Seen]:
     content = os.urandom(row.size)
     digest = hashlib.sha256(content).hexdigest()
     count = _LARGE_OBJECTS if row.size >= MIB else _OBJECTS
     names = [f"data/{row.size:x}-{number}" for number in range(count)]
-    rates: dict[str, list[float]] = {name: [] for name in ports}
+    seen = {name: Seen() for name in servers}
     with contextlib.ExitStack() as stack:
         clients: dict[str, list[Client]] = {}
-        for server, port in ports.items():
-            clients[server] = [client(port) for _ in range(row.at_once)]
+        for server, running in servers.items():
+            clients[server] = [client(running.port) for _ in range(row.at_once)]
             for one in clients[server]:
                 stack.callback(one.close)
             for name in names:
@@ -233,12 +263,14 @@ def _measure(
                 one.get(name, row.size)
 
         for turn in range(rounds):
-            order = [*ports] if turn % 2 else [*reversed(ports)]
+            order = [*servers] if turn % 2 else [*reversed(servers)]
             for server in order:
+                before = servers[server].cpu_s()
                 done, seconds = _slice(clients[server], act, slice_s)
-                rates[server].append(done * (row.size / 1e6 if row.size >= MIB else 1) / seconds)
+                seen[server].cpu_ms.append((servers[server].cpu_s() - before) / done * 1e3)
+                seen[server].rates.append(done * (row.size / 1e6 if row.size >= MIB else 1) / seconds)
                 print(f"{turn + 1}/{rounds} {row.name}: {server} ...", file=sys.stderr, flush=True)
-    return rates
+    return seen
 
 
 def _slice(
@@ -266,17 +298,24 @@ def _slice(
     return sum(done), time.perf_counter() - began
 
 
-def _show(client: str, rows: Sequence[Row], told: dict[str, dict[str, list[float]]]) -> None:
-    print(f"\nasked by the {client} client; medians, × over 1 is ours ahead\n")
-    print(f"| | {OURS} | {THEIRS} | × |\n|---|---|---|---|")
+def _show(client: str, rows: Sequence[Row], told: dict[str, dict[str, Seen]]) -> None:
+    print(
+        f"\nasked by the {client} client; medians, × over 1 is ours ahead; CPU: ms of the server a request\n"
+    )
+    print(f"| | {OURS} | {THEIRS} | × | CPU | {THEIRS} | × |\n|---|--:|--:|--:|--:|--:|--:|")
     for row in rows:
-        ours, theirs = (statistics.median(told[row.name][name]) for name in (OURS, THEIRS))
-        print(f"| {row.name} ({row.unit}) | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
+        ours, theirs = told[row.name][OURS], told[row.name][THEIRS]
+        rates = statistics.median(ours.rates), statistics.median(theirs.rates)
+        costs = statistics.median(ours.cpu_ms), statistics.median(theirs.cpu_ms)
+        print(
+            f"| {row.name} ({row.unit}) | {rates[0]:,.0f} | {rates[1]:,.0f} | {rates[0] / rates[1]:.2f} "
+            f"| {costs[0]:,.2f} | {costs[1]:,.2f} | {costs[1] / max(costs[0], 1e-9):.2f} |"
+        )
     print(flush=True)
 
 
 @contextlib.contextmanager
-def _servers(folder: Path) -> Iterator[dict[str, int]]:
+def _servers(folder: Path) -> Iterator[dict[str, Server]]:
     program = Path(sys.executable).with_name("borgstore-server-rest")
     port = _free_port()
     with (
@@ -293,7 +332,7 @@ def _servers(folder: Path) -> Iterator[dict[str, int]]:
 
 
 @contextlib.contextmanager
-def _server(command: Sequence[str], log: Path) -> Iterator[int]:
+def _server(command: Sequence[str], log: Path) -> Iterator[Server]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
@@ -302,7 +341,7 @@ def _server(command: Sequence[str], log: Path) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Broken(f"{command[0]} does not start: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.05)
-        yield port
+        yield Server(port, process.pid)
     finally:
         process.terminate()
         process.wait(30)
