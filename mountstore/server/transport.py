@@ -1,6 +1,8 @@
 """What HTTP is spoken over: a socket (plain or TLS), or a pair of pipes. Blocking, by a deadline.
 
-Descriptors are non-blocking throughout: each call tries first, and waits by poll(2) only if it must.
+Each call tries first, and waits by poll(2) only if it must. What there is much of is received and sent for
+a moment (`_MOMENT_S`) by one system call, which waits by itself: between any two calls a thread asks for the
+interpreter's lock, and where many are at it, on a busy machine, these waits cost more than the calls.
 Deadlines are of time.monotonic(). A deadline that passes is a TimeoutError, a peer that went away a
 ConnectionError.
 """
@@ -11,6 +13,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,6 +21,10 @@ from collections.abc import Callable
 from mountstore.store import Data
 
 Buffers = list[memoryview]
+
+_MUCH_BYTES = 128 << 10
+_MOMENT_S = 0.05
+_MOMENT = struct.pack("@ll", 0, int(_MOMENT_S * 1e6))  # a struct timeval
 
 
 class Transport(ABC):
@@ -64,15 +71,20 @@ class SocketTransport(Transport):
     """A connected stream socket."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        self._settle(sock)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
 
+    def _settle(self, sock: socket.socket) -> None:
+        sock.setblocking(True)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, _MOMENT)
+
     def receive_into(self, view: memoryview, deadline: float) -> int:
         while True:
             try:
-                return self.sock.recv_into(view)
+                return self._receive(view, may_wait=time.monotonic() < deadline)
             except (BlockingIOError, ssl.SSLWantReadError):
                 wait_for(self.sock.fileno(), select.POLLIN, deadline)
             except ssl.SSLWantWriteError:
@@ -81,20 +93,29 @@ class SocketTransport(Transport):
     def send_all(self, parts: list[Data], deadline: Callable[[int], float]) -> None:
         views = [memoryview(part) for part in parts if len(part)]
         sent = 0
-        while views:
+        limit = deadline(sent)  # until something has gone, and not from each look on: poll(2) may say that
+        while views:  # there is room where the kernel then has none
             try:
-                count = self._send(views)
+                count = self._send(views, may_wait=time.monotonic() < limit)
             except (BlockingIOError, ssl.SSLWantWriteError):
-                wait_for(self.sock.fileno(), select.POLLOUT, deadline(sent))
+                wait_for(self.sock.fileno(), select.POLLOUT, limit)
                 continue
             except ssl.SSLWantReadError:
-                wait_for(self.sock.fileno(), select.POLLIN, deadline(sent))
+                wait_for(self.sock.fileno(), select.POLLIN, limit)
                 continue
             sent += count
             drop(views, count)
+            limit = deadline(sent)
 
-    def _send(self, views: Buffers) -> int:
-        return self.sock.send(views[0]) if len(views) == 1 else self.sock.sendmsg(views)
+    def _receive(self, view: memoryview, *, may_wait: bool) -> int:
+        much = may_wait and len(view) >= _MUCH_BYTES
+        return self.sock.recv_into(view, 0, socket.MSG_WAITALL if much else socket.MSG_DONTWAIT)
+
+    def _send(self, views: Buffers, *, may_wait: bool) -> int:
+        if len(views) > 1:
+            return self.sock.sendmsg(views, (), socket.MSG_DONTWAIT)
+        much = may_wait and len(views[0]) >= _MUCH_BYTES
+        return self.sock.send(views[0], 0 if much else socket.MSG_DONTWAIT)
 
     def readable(self, wait_s: float | None) -> bool:
         poll = select.poll()
@@ -124,6 +145,9 @@ class TlsTransport(SocketTransport):
         )
         self._agreed = False
 
+    def _settle(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+
     def handshake(self, deadline: float) -> None:
         while not self._agreed:
             try:
@@ -134,7 +158,10 @@ class TlsTransport(SocketTransport):
             except ssl.SSLWantWriteError:
                 wait_for(self.sock.fileno(), select.POLLOUT, deadline)
 
-    def _send(self, views: Buffers) -> int:
+    def _receive(self, view: memoryview, *, may_wait: bool) -> int:
+        return self.sock.recv_into(view)
+
+    def _send(self, views: Buffers, *, may_wait: bool) -> int:
         # A record is cut by OpenSSL at 16 KiB; small parts together make one record instead of two.
         if len(views) > 1 and len(views[0]) + len(views[1]) <= 16 << 10:
             views[:2] = [memoryview(bytes(views[0]) + bytes(views[1]))]
@@ -166,14 +193,16 @@ class PipeTransport(Transport):
     def send_all(self, parts: list[Data], deadline: Callable[[int], float]) -> None:
         views = [memoryview(part) for part in parts if len(part)]
         sent = 0
+        limit = deadline(sent)
         while views:
             try:
                 count = os.writev(self._out, views)
             except BlockingIOError:
-                wait_for(self._out, select.POLLOUT, deadline(sent))
+                wait_for(self._out, select.POLLOUT, limit)
                 continue
             sent += count
             drop(views, count)
+            limit = deadline(sent)
 
     def readable(self, wait_s: float | None) -> bool:
         poll = select.poll()
