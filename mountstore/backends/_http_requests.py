@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from mountstore.backends._retrying import wait_s
 from mountstore.errors import AccessDenied, Corrupted, NotFound, StoreError, Unavailable
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -124,10 +124,7 @@ class Requests:
                 failed, asked = error, ""
             if tried >= self._tries:
                 raise failed
-            wait_s = random.uniform(0.5, 1.0) * 0.1 * 2**tried
-            if asked.isascii() and asked.isdigit():
-                wait_s = min(float(asked), _LONGEST_WAIT_S)
-            time.sleep(min(wait_s, _LONGEST_WAIT_S))
+            time.sleep(wait_s(tried, asked, longest_s=_LONGEST_WAIT_S))
 
     def _follow(
         self, method: str, path: str, headers: Mapping[str, str], key: str | None, skip: int,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSL
 from mountstore.backends import _rest_protocol as protocol
 from mountstore.backends._arguments import blocks, flat
 from mountstore.backends._rest_pipe import PipeEnded
+from mountstore.backends._retrying import wait_s
 from mountstore.errors import (
     AccessDenied,
     BackendAlreadyExists,
@@ -156,10 +156,7 @@ class Wire:
                 lost = lost or left
                 if tried >= self._tries or (left and not again) or not isinstance(broken.fault, Unavailable):
                     raise broken.fault from broken.__cause__
-            wait_s = random.uniform(0.5, 1.0) * 0.1 * 2**tried
-            if asked.isascii() and asked.isdigit():
-                wait_s = max(wait_s, float(asked))
-            time.sleep(min(wait_s, _LONGEST_WAIT_S))
+            time.sleep(wait_s(tried, asked, longest_s=_LONGEST_WAIT_S))
 
     def _once(
         self, method: str, target: str, headers: Mapping[str, str], body: Any, key: str | None
