@@ -16,24 +16,19 @@ configuration, and a password of that in RCLONE_CONFIG_PASS, are the user's own.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any, BinaryIO
-from urllib.parse import quote
-
-from urllib3.exceptions import HTTPError
 
 from mountstore.backends._arguments import blocks, check_key, clip_range, flat
 from mountstore.backends._folder_walk import Entry, pages
 from mountstore.backends._rclone_process import RcloneProcess
+from mountstore.backends._rclone_remote import Remote, info_of
 from mountstore.errors import (
-    AccessDenied,
     BadUrl,
     Corrupted,
     InvalidKey,
@@ -41,7 +36,6 @@ from mountstore.errors import (
     NotFound,
     PreconditionFailed,
     StoreError,
-    StoreFull,
     Unavailable,
     Unsupported,
 )
@@ -54,7 +48,6 @@ _REMOTE = re.compile(r"[\w.+@ -]+", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _CONTROL = re.compile("[\0-\x1f\x7f]")
 _TRIES = 5
-_EPOCH = re.compile(r"(.*?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 
 
 class RcloneStore(ObjectStore):
@@ -66,24 +59,12 @@ class RcloneStore(ObjectStore):
                 "a remote is named rclone:REMOTE:PATH, REMOTE being one of `rclone listremotes`; options and "
                 "secrets belong into rclone's configuration"
             )
-        self._what = f"rclone:{remote}:{path}"
-        self._timeout_s = timeout_s
         self._prune = prune
         self._clock_lock = threading.Lock()
         self._last_ns = 0
         self._process = RcloneProcess()
         try:
-            self._fs = f"{remote}:{path}"
-            features = self._features()
-            if not features.get("CanHaveEmptyDirectories"):
-                plain, self._fs = self._fs, f"{remote},directory_markers=true:{path}"
-                features = self._features()
-                if not features.get("CanHaveEmptyDirectories"):
-                    self._fs = plain
-            self._has_folders = bool(features.get("CanHaveEmptyDirectories"))
-            self._slow_times = bool(features.get("SlowModTime"))
-            if not features.get("BucketBased"):
-                self._rc("operations/mkdir", remote="")
+            self._remote = Remote(self._process, remote, path, timeout_s)
         except BaseException:
             self._process.close()
             raise
@@ -92,37 +73,27 @@ class RcloneStore(ObjectStore):
             conditional_put=False,
             conditional_get=False,
             conditional_delete=False,
-            server_copy=bool(features.get("Copy")),
+            server_copy=self._remote.can_copy,
             max_key_bytes=1024,
             max_segment_bytes=255,
             max_metadata_bytes=None,
             concurrency=8,
         )
 
-    def _features(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._rc("operations/fsinfo")["Features"]
-        return found
-
     def close(self) -> None:
         self._process.close()
 
     def __repr__(self) -> str:
-        return f"RcloneStore({self._what!r})"
+        return f"RcloneStore({self._remote.what!r})"
 
     # -- reading ----------------------------------------------------------------------------------
 
     def head(self, key: str) -> ObjectInfo:
         name, is_folder = self._name(key)
-        item = self._stat(name)
-        if item is None or item["IsDir"] != is_folder or (is_folder and self._items(name)):
+        item = self._remote.stat(name)
+        if item is None or item["IsDir"] != is_folder or (is_folder and self._remote.items(name)):
             raise NotFound(key=key)
-        return _info(key, item, {})
-
-    def _stat(self, name: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._rc("operations/stat", remote=name, opt={"noMimeType": True}).get(
-            "item"
-        )
-        return found
+        return info_of(key, item, {})
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
         name, is_folder = self._name(key)
@@ -134,10 +105,9 @@ class RcloneStore(ObjectStore):
         headers = {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        target = f"/{quote(f'[{self._fs}]', safe='')}/{quote(name, safe='/')}"
         for tried in range(1, _TRIES + 1):
             try:
-                return self._get_once(key, target, headers, start, stop)
+                return self._get_once(key, name, headers, start, stop)
             except (Unavailable, Corrupted):
                 # An object that is replaced just then is read in part by rclone.
                 if tried == _TRIES:
@@ -146,13 +116,13 @@ class RcloneStore(ObjectStore):
         raise AssertionError
 
     def _get_once(
-        self, key: str, target: str, headers: Mapping[str, str], start: int, stop: int | None
+        self, key: str, name: str, headers: Mapping[str, str], start: int, stop: int | None
     ) -> Data:
-        status, told, data = self._send("GET", target, headers, None)
+        status, told, data = self._remote.read(name, headers)
         if status == 416:
             return self._nothing(key, start)
         if status not in (200, 206):
-            fault = self._fault(data, key)
+            fault = self._remote.fault(data, key)
             raise fault if data.startswith(b"{") else Unavailable(str(fault), key=key)
         if status == 200:
             return data[start:stop] if start <= len(data) else self._nothing(key, start)
@@ -189,29 +159,20 @@ class RcloneStore(ObjectStore):
                 self._name(base)
             except InvalidKey:
                 return []
-        items = self._items(base[:-1])
+        items = self._remote.items(base[:-1])
         entries: Any = []
         for item in items or ():
             key = base + item["Name"]
             if item["IsDir"]:
                 entries.append(f"{key}/")
             else:
-                entries.append(_info(key, item, None, timely=not self._slow_times))
-        if base and items == [] and self._has_folders:
-            item = self._stat(base[:-1])
+                entries.append(info_of(key, item, None, timely=not self._remote.slow_times))
+        if base and items == [] and self._remote.has_folders:
+            item = self._remote.stat(base[:-1])
             if item is not None and item["IsDir"]:
-                marker: Entry = _info(base, item, None, timely=not self._slow_times)
+                marker: Entry = info_of(base, item, None, timely=not self._remote.slow_times)
                 entries.append(marker)
         return entries
-
-    def _items(self, name: str) -> Any:
-        """What is in a folder; None if it is not there."""
-        config = {"UseServerModTime": True} if self._slow_times else {}
-        try:
-            found = self._rc("operations/list", remote=name, opt={"noMimeType": True}, _config=config)["list"]
-        except NotFound:
-            return None
-        return found or []
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -229,10 +190,10 @@ class RcloneStore(ObjectStore):
         name, is_folder = self._name(key)
         whole = flat(data) if isinstance(data, Data) else None
         if is_folder:
-            if not self._has_folders or whole or (whole is None and next(self._blocks(data), None)):
+            if not self._remote.has_folders or whole or (whole is None and next(self._blocks(data), None)):
                 raise InvalidKey(f"{key!r} is a folder on this remote, which holds no content", key=key)
-            self._rc("operations/mkdir", remote=name, key=key)
-            return _info(key, self._stat(name) or {}, {})
+            self._remote.do("operations/mkdir", remote=name, key=key)
+            return info_of(key, self._remote.stat(name) or {}, {})
         file = f"put-{secrets.token_hex(8)}"
         path = self._process.folder / file
         try:
@@ -269,9 +230,9 @@ class RcloneStore(ObjectStore):
         try:
             if is_folder:
                 self.head(key)
-                self._rc("operations/rmdir", remote=name, key=key)
+                self._remote.do("operations/rmdir", remote=name, key=key)
             else:
-                self._rc("operations/deletefile", remote=name, key=key)
+                self._remote.do("operations/deletefile", remote=name, key=key)
         except NotFound:
             if not missing_ok:
                 raise
@@ -283,10 +244,10 @@ class RcloneStore(ObjectStore):
         """Copy a spooled file to the remote. Raises NotFound if its folder cannot be made."""
         for attempt in range(_TRIES):
             try:
-                self._rc(
+                self._remote.do(
                     "operations/copyfile",
-                    srcFs=str(self._process.folder), srcRemote=file, dstFs=self._fs, dstRemote=name, key=key,
-                    _config=_COPYING,
+                    srcFs=str(self._process.folder), srcRemote=file, dstFs=self._remote.fs, dstRemote=name,
+                    key=key, _config=_COPYING,
                 )  # fmt: skip
                 return
             except NotFound:
@@ -295,9 +256,9 @@ class RcloneStore(ObjectStore):
                     raise
 
     def _remove_empty(self, name: str) -> None:
-        while name and self._items(name) == []:
+        while name and self._remote.items(name) == []:
             with contextlib.suppress(StoreError):  # somebody puts something there meanwhile
-                self._rc("operations/rmdir", remote=name)
+                self._remote.do("operations/rmdir", remote=name)
             name = name.rpartition("/")[0]
 
     def copy(
@@ -327,8 +288,8 @@ class RcloneStore(ObjectStore):
             return made
         if self._is_folder(new):
             raise InvalidKey(f"{target!r} is a folder on this remote", key=target)
-        self._rc(
-            command, srcFs=self._fs, srcRemote=name, dstFs=self._fs, dstRemote=new, key=source,
+        self._remote.do(
+            command, srcFs=self._remote.fs, srcRemote=name, dstFs=self._remote.fs, dstRemote=new, key=source,
             _config=_COPYING,
         )  # fmt: skip
         if self._prune and command == "operations/movefile":
@@ -352,7 +313,7 @@ class RcloneStore(ObjectStore):
         return name, key.endswith("/")
 
     def _is_folder(self, name: str) -> bool:
-        item = self._stat(name) if self._has_folders else None
+        item = self._remote.stat(name) if self._remote.has_folders else None
         return item is not None and bool(item["IsDir"])
 
     def _now(self) -> int:
@@ -364,66 +325,3 @@ class RcloneStore(ObjectStore):
     def _refuse_condition(self, key: str, conditional: bool) -> None:
         if conditional:
             raise Unsupported("rclone knows no conditions", key=key)
-
-    def _rc(self, command: str, *, key: str | None = None, **given: Any) -> dict[str, Any]:
-        if "srcFs" not in given:
-            given["fs"] = self._fs
-        headers = {"Content-Type": "application/json"}
-        status, _, data = self._send("POST", f"/{command}", headers, json.dumps(given).encode())
-        if status != 200:
-            raise self._fault(data, key)
-        told: dict[str, Any] = json.loads(data)
-        return told
-
-    def _send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        try:
-            answer = self._process.pool.urlopen(
-                method, target, body, headers, retries=False, redirect=False, timeout=self._timeout_s,
-                decode_content=False,
-            )  # fmt: skip
-        except (HTTPError, OSError) as error:
-            raise Unavailable(f"{self._what}: rclone does not answer, or broke off") from error
-        return answer.status, answer.headers, answer.data
-
-    def _fault(self, data: bytes, key: str | None) -> StoreError:
-        """The one table from what rclone says to our errors."""
-        try:
-            told = json.loads(data)
-            text, status = str(told.get("error", "")), told.get("status")
-        except (ValueError, AttributeError):
-            text, status = "", None
-        small = text.lower()
-        about = f"{self._what}: " if key is None else f"{key!r}: "
-        line = "".join(c if c.isprintable() else " " for c in text)[:300]
-        if "didn't find section in config file" in small:
-            return StoreError(f"{self._what}: rclone knows no such remote; see: rclone listremotes")
-        if status == 404 or "not found" in small or "no such file" in small or "not a directory" in small:
-            return NotFound(key=key)
-        if any(word in small for word in ("permission denied", "accessdenied", "403", "unauthorized")):
-            return AccessDenied(f"{about}{line}", key=key)
-        if any(word in small for word in ("no space left", "quota", "storage full", "insufficient storage")):
-            return StoreFull(f"{about}{line}", key=key)
-        if "file name too long" in small or "invalid argument" in small:
-            return InvalidKey(f"{about}{line}", key=key)
-        if any(word in small for word in ("connection refused", "timeout", "no such host", "503", "reset")):
-            return Unavailable(f"{about}{line}", key=key)
-        return StoreError(f"{about}{line or 'rclone failed'}", key=key)
-
-
-def _info(
-    key: str, item: Mapping[str, Any], metadata: Mapping[str, str] | None, *, timely: bool = True
-) -> ObjectInfo:
-    size = 0 if item.get("IsDir", True) else int(item["Size"])
-    mtime_ns = _time_ns(str(item.get("ModTime", "")))
-    return ObjectInfo(key, size, mtime_ns, f"{mtime_ns:x}-{size:x}" if timely else None, metadata)
-
-
-def _time_ns(text: str) -> int:
-    """RFC 3339 with nanoseconds, which `datetime` cuts off."""
-    match = _EPOCH.fullmatch(text)
-    if match is None:
-        return 0
-    seconds = int(datetime.fromisoformat(match[1] + ("+00:00" if match[3] == "Z" else match[3])).timestamp())
-    return seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0")[:9])
