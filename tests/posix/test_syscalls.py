@@ -43,6 +43,30 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     checked(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 
 
+# -- names ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", S3_SERVERS)
+def test_files_with_long_names_are_replaced(
+    kind: str, request: pytest.FixtureRequest, base: Path, mounts: Mounts
+) -> None:
+    """A server that keeps objects as files needs room beside the name for a temporary one."""
+    bucket_case = make_case(kind, request, base)
+    mount = mounts(bucket_case)
+    names = [letter * length for letter, length in zip("abcde", (223, 224, 225, 240, 255), strict=True)]
+    for name in names:
+        (mount.root / name).write_bytes(b"first")
+    mount.sync()
+    for name in names:
+        (mount.root / name).write_bytes(b"second " + name.encode())
+    mount.umount()
+    mount = mounts(bucket_case, name="fresh")
+    assert {path.name: path.read_bytes() for path in mount.root.iterdir()} == {
+        name: b"second " + name.encode() for name in names
+    }
+    mount.umount()
+
+
 # -- locks ------------------------------------------------------------------------------------------
 
 HOLDER = """

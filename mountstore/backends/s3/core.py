@@ -26,6 +26,11 @@ MIB = 1 << 20
 _COMPARED_BYTES = 8 * MIB
 
 
+_FILE_NAME_BYTES = 224
+"""The longest segment that a server may hold which keeps objects as files: 255, less what it puts around the
+name while it replaces one. versitygw puts 28 bytes there, and else refuses each PUT but the first."""
+
+
 class BucketCore(ObjectStore):
     """Everything of a BucketStore but the verbs of the contract."""
 
@@ -103,7 +108,9 @@ class BucketCore(ObjectStore):
             whole_read_bytes=self._part_bytes if known.md5_etags and self._wire.site.scheme == "http" else 0,
             max_metadata_bytes=objects.MAX_METADATA_BYTES - (11 if known.names_count_whole else 0),
             max_key_bytes=MAX_KEY_BYTES - len(self.prefix.encode()),
-            max_segment_bytes=255 if known.writable and Shape.LONG_SEGMENT in known.unheld else None,
+            max_segment_bytes=_FILE_NAME_BYTES
+            if known.writable and Shape.LONG_SEGMENT in known.unheld
+            else None,
             concurrency=32,
         )
 
