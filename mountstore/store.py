@@ -97,7 +97,7 @@ class Capabilities:
     local: bool = False  # answers in microseconds, without a network
     whole_read_bytes: int = 0  # up to here, only an object that is read whole is compared with a checksum
     max_key_bytes: int | None = None
-    max_segment_bytes: int | None = None  # longest run between two slashes
+    max_segment_bytes: int | None = None  # longest run between two slashes that can be put again and again
     max_metadata_bytes: int | None = 2048  # keys and values added up (S3's limit)
     concurrency: int = 16  # calls worth having under way at once
 
