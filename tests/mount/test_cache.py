@@ -252,3 +252,42 @@ def test_without_a_cache_nothing_is_kept(case: S3Case, base: Path, mounts: Mount
     assert "has no cache" in refused.stderr
     mount.umount()
     assert not (base / "home" / ".cache").exists()
+
+
+def test_fsck_of_a_killed_mount_and_of_its_cache(case: S3Case, base: Path, mounts: Mounts) -> None:
+    """It finds the cache, touches nothing while that is in use, and drops what is damaged."""
+    wanted = {f"f{number}": noise(2 * MIB + number, number) for number in range(6)}
+    for name, data in wanted.items():
+        case.write(name, data)
+    mount = mounts(case, *cache_options(base))
+    for name, data in wanted.items():
+        assert (mount.root / name).read_bytes() == data
+    settled(mount, sum(map(len, wanted.values())))
+    busy = command("fsck", mount.state, "--repair", env=mount.env, check=False)
+    assert (busy.returncode, busy.stdout) == (2, "")
+    # Without the state directory, which is locked, the store alone is checked; its cache is in use, too.
+    alone = command("fsck", case.url, "--cache", base / "kept", "--repair", env=mount.env, check=False)
+    assert alone.returncode == 2
+    assert "is in use by a mount; umount it first" in alone.stdout
+    mount.kill()
+    checked = command("fsck", mount.state, env=mount.env)
+    assert "nothing is wrong" in checked.stdout
+    blocks = [one for one in (base / "kept").glob("*/blocks/*-*-*-*") if one.is_file()]
+    assert len(blocks) == 17
+    damaged = random.Random(1).sample(blocks, 3)
+    for block in damaged:
+        block.write_bytes(bytes(block.stat().st_size))
+    found = command("fsck", mount.state, env=mount.env, check=False)
+    assert found.returncode == 2
+    assert {block.name for block in damaged} == {
+        line.split(": ")[2] for line in found.stdout.splitlines() if line.startswith("error: cache: ")
+    }
+    assert command("fsck", mount.state, "--repair", env=mount.env, check=False).returncode == 1
+    assert [block.exists() for block in damaged] == [False] * 3
+    mount.start()
+    before = gets(mount)
+    for name, data in wanted.items():
+        assert (mount.root / name).read_bytes() == data
+    assert 0 < gets(mount) - before <= 3
+    assert held(mount)["errors"] == 0
+    mount.umount()
