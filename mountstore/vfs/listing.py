@@ -226,11 +226,8 @@ class Listing:
         asks = node.marker and node.known if self._asks is None else self._asks
         await self._merge(node, prefix, page, None, None, clock, bool(asks))
 
-    async def revalidate(self, node: Node, *, in_place: bool) -> None:
-        """Ask for the object behind a clean file, which turned out to be another one.
-
-        `in_place`: nobody has read of the old version, so the node itself may become the new one.
-        """
+    async def revalidate(self, node: Node) -> None:
+        """Ask for the object behind a clean file, which turned out to be another one."""
         for dentry in self._index.links(node.ino):
             key = self._tree.key_of(dentry)
             parent = self._index.node(dentry.parent)
@@ -246,7 +243,7 @@ class Listing:
                 if info is None:
                     self._lost_object(parent, old)
                 elif info.etag != old.etag:
-                    self._follow(parent, dentry, node, info, in_place=in_place)
+                    self._follow(parent, dentry, node, info)
 
     async def _run(self, node: Node, flight: Flight) -> None:
         started = time.time_ns()
@@ -565,15 +562,13 @@ class Listing:
         self._index.save(node)
         self._index.put_object(known)
 
-    def _follow(
-        self, parent: Node, dentry: Dentry, node: Node, info: ObjectInfo, *, in_place: bool = False
-    ) -> None:
+    def _follow(self, parent: Node, dentry: Dentry, node: Node, info: ObjectInfo) -> None:
         """A clean file was replaced in the store."""
         known = Known(
             info.key, info.etag, info.size, info.mtime_ns, self._index.new_id(), self._index.new_id(), 0
         )
         self._index.put_object(known)
-        if (node.opens and not in_place) or node.nlink > 1:
+        if node.opens or node.nlink > 1:
             # Those who have it open keep the version that they opened.
             segment = info.key[len(parent.prefix or "") :]
             self._tree.disown(dentry, node)

@@ -357,12 +357,9 @@ class Vfs(Extended):
         try:
             return await self._content.read(node, offset, offset + size, file.readahead)
         except Stale:
-            # Others replaced the file. The name leads to the new version from now on; those who have read
-            # of the old one are told, anybody else has opened the new one.
-            unread = all(other.readahead.end == 0 for other in self._files_of(node))
-            await self._listing.revalidate(node, in_place=unread)
-            if node.nlink and unread:
-                return await self._content.read(node, offset, offset + size, file.readahead)
+            # Others replaced the file. The name leads to the new version from now on; who has it open is
+            # told, even if this is the first read: the kernel has the size, and perhaps pages, of the old.
+            await self._listing.revalidate(node)
             self._gone.add(node.ino)
             raise
 
@@ -386,9 +383,6 @@ class Vfs(Extended):
             return None
         file.filling = Filling(file.node, file.readahead, self._content.blocks)
         return file.filling
-
-    def _files_of(self, node: Node) -> list[Handle]:
-        return [other for other in self._handles.values() if isinstance(other, Handle) and other.node is node]
 
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Put bytes into the journal. Raises ENOSPC, EFBIG; then nothing was written."""
@@ -425,7 +419,7 @@ class Vfs(Extended):
         try:
             await self._content.localise(node)
         except Stale:
-            await self._listing.revalidate(node, in_place=False)
+            await self._listing.revalidate(node)
             self._gone.add(node.ino)
             raise
         except StoreError as error:
