@@ -8,15 +8,15 @@ import struct
 import threading
 import zlib
 
-_STRIPES = 256
+STRIPES = 256
 
 
 def _request(kind: int, stripe: int, count: int = 1) -> bytes:
     return struct.pack("hhqqi", kind, os.SEEK_SET, stripe, count, 0) + bytes(4)
 
 
-_LOCK = [_request(fcntl.F_WRLCK, stripe) for stripe in range(_STRIPES)]
-_UNLOCK = [_request(fcntl.F_UNLCK, stripe) for stripe in range(_STRIPES)]
+LOCK = [_request(fcntl.F_WRLCK, stripe) for stripe in range(STRIPES)]
+UNLOCK = [_request(fcntl.F_UNLCK, stripe) for stripe in range(STRIPES)]
 
 
 class Held:
@@ -35,7 +35,7 @@ class Held:
             for stripe in self._stripes:
                 self._threads[stripe].acquire()
                 taken += 1
-                fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _LOCK[stripe])
+                fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, LOCK[stripe])
         except BaseException:
             self._release(taken)
             raise
@@ -46,7 +46,7 @@ class Held:
     def _release(self, count: int) -> None:
         for stripe in self._stripes[:count]:
             try:
-                fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _UNLOCK[stripe])
+                fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, UNLOCK[stripe])
             finally:
                 self._threads[stripe].release()
 
@@ -67,16 +67,16 @@ class Everything:
                 thread.acquire()
                 taken += 1
             # In one step: who waits for this holds none of them meanwhile.
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _request(fcntl.F_WRLCK, 0, _STRIPES))
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _request(fcntl.F_WRLCK, 0, STRIPES))
         except BaseException:
             self._release(taken)
             raise
 
     def __exit__(self, *_: object) -> None:
         try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, 0, _STRIPES))
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, 0, STRIPES))
         finally:
-            self._release(_STRIPES)
+            self._release(STRIPES)
 
     def _release(self, count: int) -> None:
         for thread in self._threads[:count]:
@@ -87,35 +87,19 @@ class KeyLocks:
     """Each key belongs to one of 256 bytes of a lock file; who holds that byte may change the key.
 
     The byte is locked by the open file (Linux's OFD locks), so that two stores of one process exclude
-    each other too, and the kernel lets go when a process dies. Threads of one store queue before that.
+    each other too, and the kernel lets go when a process dies. Threads of one store queue before that,
+    at the one of `threads` that goes with the byte.
     """
 
     def __init__(self, lock_file: int) -> None:
-        self._file = lock_file
-        self._threads = [threading.Lock() for _ in range(_STRIPES)]
-
-    def take(self, key: bytes) -> int:
-        """Keep others from changing this key until `give` gets what this returns: `hold`, for hot paths."""
-        stripe = zlib.crc32(key) % _STRIPES
-        self._threads[stripe].acquire()
-        try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _LOCK[stripe])
-        except BaseException:
-            self._threads[stripe].release()
-            raise
-        return stripe
-
-    def give(self, stripe: int) -> None:
-        try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _UNLOCK[stripe])
-        finally:
-            self._threads[stripe].release()
+        self.file = lock_file
+        self.threads = [threading.Lock() for _ in range(STRIPES)]
 
     def hold_all(self) -> Everything:
         """Wait, in a `with`, until nobody anywhere is changing a key, and keep all from beginning to."""
-        return Everything(self._file, self._threads)
+        return Everything(self.file, self.threads)
 
     def hold(self, *keys: bytes) -> Held:
         """Keep others from changing these keys, in a `with`. Not to be taken again by who holds it."""
         # In one order for everybody, so that two calls never wait for each other.
-        return Held(self._file, self._threads, tuple(sorted({zlib.crc32(key) % _STRIPES for key in keys})))
+        return Held(self.file, self.threads, tuple(sorted({zlib.crc32(key) % STRIPES for key in keys})))

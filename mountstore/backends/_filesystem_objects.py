@@ -44,6 +44,7 @@ class ObjectFiles:
         self._key_bytes = key_bytes
         self.other_attributes_bytes = other_attributes_bytes
         self.attributes = self._probe_metadata()
+        self._keeps_keys = bool(key_attribute) and self.attributes
 
     def _probe_metadata(self) -> bool:
         name, fd = self._tree.new_file()
@@ -127,7 +128,7 @@ class ObjectFiles:
         For inode numbers are used again, and clocks tick slowly: etags are made of both.
         """
         try:
-            if self._key_attribute and self.attributes:
+            if self._keeps_keys:
                 raw = key.encode()
                 if len(raw) <= self._key_bytes:
                     os.setxattr(fd, self._key_attribute, raw)

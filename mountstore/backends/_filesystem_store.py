@@ -7,14 +7,17 @@ the keys are listed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import BinaryIO
+from zlib import crc32
 
 from mountstore.backends._arguments import blocks, clip_range, flat
 from mountstore.backends._filesystem_listing import etag_of
+from mountstore.backends._filesystem_locks import LOCK, STRIPES, UNLOCK
 from mountstore.backends._filesystem_objects import (
     Names,
     ObjectFiles,
@@ -52,6 +55,9 @@ def open_tree(root: str | os.PathLike[str], *, durable: bool, create: bool) -> T
 class FileStore(ObjectStore):
     """A store over `tree`, whose files are read and finished by `files`. It closes the tree."""
 
+    _tells = False
+    """Whether `_placing` is to be called."""
+
     def __init__(self, tree: Tree, files: ObjectFiles) -> None:
         self._tree = tree
         self._files = files
@@ -81,7 +87,7 @@ class FileStore(ObjectStore):
         return names, lock_name(names)
 
     def _placing(self, key: str, names: Names, folder: int) -> bool:
-        """Called before a file gets its name in the open `folder`, under the lock of the key.
+        """If `_tells`: called before a file gets its name in the open `folder`, under the lock of the key.
 
         True asks for `_placed`.
         """
@@ -174,28 +180,39 @@ class FileStore(ObjectStore):
         if_absent: bool = False,
     ) -> ObjectInfo:
         names, path = self._located(key)
-        files = self._files
+        tree, files = self._tree, self._files
         kept = files.kept(key, metadata) if metadata else {}
         condition = None
         if if_absent or if_match is not None:
             check_conditions(key, if_match, if_absent)
             files.check(key, names, if_match, if_absent)
             condition = if_match, if_absent
-        name, fd = self._new_file(key)
+        # The time of a put is that of what it calls: what fits is written out, here and in `_into_place`.
         try:
-            if isinstance(data, (bytes, bytearray, memoryview)):  # a union is slower
-                write(fd, key, data if isinstance(data, bytes) else flat(data))
+            name, fd = tree.new_file()
+        except OSError as error:
+            raise translated(error, key) from error
+        try:
+            if isinstance(data, bytes):
+                try:
+                    written = os.write(fd, data)
+                except OSError as error:
+                    raise translated(error, key) from error
+                if written != len(data):
+                    write(fd, key, memoryview(data)[written:])
+            elif isinstance(data, (bytearray, memoryview)):  # a union is slower
+                write(fd, key, flat(data))
             else:
                 for block in blocks(data, _BLOCK_BYTES):
                     write(fd, key, block)
             found = files.finish(key, fd, kept)
             self._into_place(key, names, path, name, condition)
         except BaseException:
-            self._tree.discard(name)
+            tree.discard(name)
             raise
         finally:
             os.close(fd)
-        # As `info_of`. What a put calls is told by its time: what fits is written out here and below.
+        # As `info_of`.
         size, mtime_ns = found.st_size, found.st_mtime_ns
         return ObjectInfo(key, size, mtime_ns, "%x-%x-%x" % (found.st_ino, mtime_ns, size), kept)  # noqa: UP031
 
@@ -306,7 +323,7 @@ class FileStore(ObjectStore):
             else:
                 info = replace(info, metadata={})
             try:
-                told = self._placing(target, target_names, folder)
+                told = self._tells and self._placing(target, target_names, folder)
                 self._tree.place(from_folder, place[-1], folder, target_names[-1])
                 if told:
                     self._placed(target, target_names)
@@ -338,19 +355,25 @@ class FileStore(ObjectStore):
         name: bytes,
         condition: tuple[str | None, bool] | None,
     ) -> None:
-        tree, locks = self._tree, self._tree.locks
+        tree = self._tree
+        root, lock_file = tree.root, tree.locks.file
+        stripe = crc32(path) % STRIPES
+        thread = tree.locks.threads[stripe]
+        folder = root
         try:
             for _ in range(_TRIES):
                 try:
-                    folder = tree.made_for(names, path)
+                    if len(names) > 1:
+                        folder = tree.made_for(names, path)
                 except FileNotFoundError:
                     continue  # the folder above it was removed before this one was made
                 try:
-                    held = locks.take(path)
+                    thread.acquire()
                     try:
+                        fcntl.fcntl(lock_file, fcntl.F_OFD_SETLKW, LOCK[stripe])
                         if condition is not None:
                             self._files.check(key, names, *condition)
-                        told = self._placing(key, names, folder)
+                        told = self._tells and self._placing(key, names, folder)
                         try:
                             os.rename(name, names[-1], src_dir_fd=tree.writing, dst_dir_fd=folder)
                         except IsADirectoryError:
@@ -361,12 +384,15 @@ class FileStore(ObjectStore):
                         if told:
                             self._placed(key, names)
                     finally:
-                        locks.give(held)
+                        try:
+                            fcntl.fcntl(lock_file, fcntl.F_OFD_SETLK, UNLOCK[stripe])
+                        finally:
+                            thread.release()
                     return
                 except FileNotFoundError:
                     continue  # another call found the folder empty and removed it
                 finally:
-                    if folder != tree.root:
+                    if folder != root:
                         os.close(folder)
             raise Unavailable(f"the folder of {key!r} is removed again and again", key=key)
         except (StoreError, OSError) as error:

@@ -29,14 +29,13 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
 _RENAME_EXCHANGE = 2
-_OPENAT2 = 437  # the same number on every architecture
 _NO_SYMLINKS_BENEATH = 0x04 | 0x08
 _PATH_BYTES = 4095
 _ALL = 1 << 30
 _libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+# Called with arguments that have their C types already: to convert them takes as long as the call.
+_syscall = ctypes.CDLL(None).syscall
+_OPENAT2 = ctypes.c_long(437)  # the same number on every architecture
 
 _ERRORS: dict[int, type[StoreError]] = {
     **dict.fromkeys(ABSENT, NotFound),
@@ -89,7 +88,7 @@ def _how(flags: int) -> Any:
     return ctypes.byref(_How(flags & ~os.O_NOFOLLOW | os.O_CLOEXEC, 0, _NO_SYMLINKS_BENEATH))
 
 
-_HOW_BYTES = ctypes.sizeof(_How)
+_HOW_BYTES = ctypes.c_size_t(ctypes.sizeof(_How))
 
 
 def _open_beneath(root: int, path: bytes, flags: int) -> int:
@@ -296,7 +295,8 @@ class Tree:
                     if make_first:
                         try:
                             os.mkdir(name, 0o777, dir_fd=fd)
-                            found = min(found, number)
+                            if number < found:
+                                found = number
                             if self.durable:
                                 os.fsync(fd)
                         except FileExistsError:

@@ -50,9 +50,7 @@ class KeyedFiles(ObjectFiles):
 
     def fits(self, key: str) -> bool:
         """Whether the key goes into an attribute; else it needs a file of its own."""
-        return self.attributes and (
-            len(key) * 4 <= MAX_ATTRIBUTE_BYTES or len(key.encode()) <= MAX_ATTRIBUTE_BYTES
-        )
+        return self.attributes and len(key.encode()) <= MAX_ATTRIBUTE_BYTES
 
 
 @dataclass(slots=True)
@@ -168,7 +166,8 @@ class KeyIndex:
 
         True asks for `changed`. Raises OSError.
         """
-        if self._now() == _NOBODY:
+        token = os.pread(self._file, _TOKEN_BYTES, 0)  # each put passes here: `_now`, written out
+        if not token or token == _NOBODY:
             return False
         with self._lock:
             if self._since is None and self._is_true() and self._says(key, names, present):

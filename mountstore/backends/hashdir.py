@@ -19,16 +19,26 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from operator import itemgetter
 
 from mountstore.backends._arguments import check_key
 from mountstore.backends._filesystem_listing import etag_of
 from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names
 from mountstore.backends._filesystem_store import FileStore, open_tree
 from mountstore.backends._filesystem_tree import ABSENT, lock_name, translated, write_all
-from mountstore.backends._hashdir_keys import KEY, KEY_FILE, RENAMED, Found, KeyedFiles, KeyIndex, walk
+from mountstore.backends._hashdir_keys import (
+    KEY,
+    KEY_FILE,
+    MAX_ATTRIBUTE_BYTES,
+    RENAMED,
+    Found,
+    KeyedFiles,
+    KeyIndex,
+    walk,
+)
 from mountstore.backends._sorted_keys import page_of
 from mountstore.errors import StoreError, Unsupported, UsageError
 from mountstore.store import Capabilities, ObjectInfo, Page
@@ -44,6 +54,8 @@ class HashdirStore(FileStore):
     all keys in memory.
     """
 
+    _tells = True
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -57,12 +69,15 @@ class HashdirStore(FileStore):
         if width < 1 or depth < 0 or width * depth >= 64:
             raise UsageError("width is at least 1, depth at least 0, and together they stay below 64")
         self._width, self._depth = width, depth
-        folders = [(at, at + width) for at in range(0, width * depth, width)]
-        self._cuts = (*folders, (width * depth, 64))
+        folders = [slice(at, at + width) for at in range(0, width * depth, width)]
+        self._cut: Callable[[str], Names] = (
+            itemgetter(*folders, slice(width * depth, 64)) if depth else lambda digest: (digest,)
+        )
         self._root = os.fspath(root)
         self._skip_unknown = skip_unknown
         tree = open_tree(root, durable=durable, create=create)
         self._keyed = KeyedFiles(tree)
+        self._surely_fits = MAX_ATTRIBUTE_BYTES // 4 if self._keyed.attributes else 0  # in characters
         super().__init__(tree, self._keyed)
         try:
             self._check_layout()
@@ -163,16 +178,14 @@ class HashdirStore(FileStore):
     # -- what goes with a file --------------------------------------------------------------------
 
     def _names(self, key: str) -> Names:
-        digest = hashlib.sha256(check_key(key)).hexdigest()
-        return tuple([digest[start:stop] for start, stop in self._cuts])
+        return self._cut(sha256(check_key(key)).hexdigest())
 
     def _located(self, key: str) -> tuple[Names, bytes]:
-        digest = hashlib.sha256(check_key(key)).hexdigest()
-        names = tuple([digest[start:stop] for start, stop in self._cuts])
+        names = self._cut(sha256(check_key(key)).hexdigest())
         return names, "/".join(names).encode()
 
     def _placing(self, key: str, names: Names, folder: int) -> bool:
-        if not self._keyed.fits(key):
+        if len(key) > self._surely_fits and not self._keyed.fits(key):
             self._write_key_file(key, names, folder)
         return self._index.changing(key, names, True)
 
