@@ -62,7 +62,7 @@ class Connections:
         self.path = path
         self._durable = durable
         self._idle: list[sqlite3.Connection] = []
-        self._write_lock = threading.Lock()
+        self.write_lock = threading.Lock()
         self._closed = False
         self._check_path()
         try:
@@ -97,7 +97,7 @@ class Connections:
         finally:
             connection.close()
 
-    def _take(self) -> sqlite3.Connection:
+    def take(self) -> sqlite3.Connection:
         try:
             return self._idle.pop()
         except IndexError:
@@ -129,7 +129,7 @@ class Connections:
                     raise
                 time.sleep(0.01)
 
-    def _give(self, connection: sqlite3.Connection) -> None:
+    def give(self, connection: sqlite3.Connection) -> None:
         if self._closed:
             connection.close()
         else:
@@ -138,11 +138,11 @@ class Connections:
     def rows(self, query: str, arguments: tuple[Any, ...], key: str | None = None) -> list[Any]:
         """The rows of one query."""
         try:
-            connection = self._take()
+            connection = self.take()
             try:
                 return connection.execute(query, arguments).fetchall()
             finally:
-                self._give(connection)
+                self.give(connection)
         except sqlite3.Error as error:
             raise translated(error, self.path, key) from error
 
@@ -150,7 +150,7 @@ class Connections:
     def reading(self, key: str | None = None) -> Iterator[sqlite3.Connection]:
         """A transaction that sees one state of the store throughout."""
         try:
-            connection = self._take()
+            connection = self.take()
             try:
                 connection.execute("BEGIN")
                 try:
@@ -158,31 +158,59 @@ class Connections:
                 finally:
                     connection.execute("COMMIT")
             finally:
-                self._give(connection)
+                self.give(connection)
         except sqlite3.Error as error:
             raise translated(error, self.path, key) from error
 
-    @contextmanager
-    def writing(self, key: str | None = None) -> Iterator[sqlite3.Connection]:
+    def writing(self, key: str | None = None) -> _Writing:
         """A transaction that is alone in writing; undone as a whole by any exception."""
-        with self._write_lock:
-            try:
-                connection = self._take()
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    try:
-                        yield connection
-                        connection.execute("COMMIT")
-                    except BaseException:
-                        if connection.in_transaction:
-                            connection.execute("ROLLBACK")
-                        raise
-                finally:
-                    self._give(connection)
-            except sqlite3.Error as error:
-                raise translated(error, self.path, key) from error
+        return _Writing(self, key)
 
     def close(self) -> None:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+class _Writing:
+    """A class, for a generator takes several times as long."""
+
+    __slots__ = ("_connection", "_connections", "_key")
+
+    def __init__(self, connections: Connections, key: str | None) -> None:
+        self._connections = connections
+        self._key = key
+
+    def __enter__(self) -> sqlite3.Connection:
+        of = self._connections
+        of.write_lock.acquire()
+        try:
+            self._connection = connection = of.take()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except BaseException:
+                of.give(connection)
+                raise
+        except BaseException as error:
+            of.write_lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, of.path, self._key) from error
+            raise
+        return connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        of, connection = self._connections, self._connection
+        try:
+            try:
+                if kind is None:
+                    connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as failed:
+            raise translated(failed, of.path, self._key) from failed
+        finally:
+            of.give(connection)
+            of.write_lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise translated(error, of.path, self._key) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,9 +18,12 @@ _BATCH_BYTES = 8 << 20
 BLOB_SHIFT = 24
 
 HEAD = "SELECT size, mtime_ns, etag, metadata, blob FROM objects WHERE key = ?"
-_PLACE = """INSERT INTO objects (key, size, mtime_ns, etag, metadata, blob) VALUES (?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,
-    etag = excluded.etag, metadata = excluded.metadata, blob = excluded.blob"""
+_PLACE = "INSERT INTO objects (size, mtime_ns, etag, metadata, blob, key) VALUES (?, ?, ?, ?, ?, ?)"
+_REPLACE = "UPDATE objects SET size = ?, mtime_ns = ?, etag = ?, metadata = ?, blob = ? WHERE key = ?"
+_DELETE = """DELETE FROM chunks WHERE id BETWEEN ?1 << 24 AND (?1 << 24) + 16777215
+    AND NOT EXISTS (SELECT 1 FROM shared WHERE blob = ?1)"""
+_APPEND = """INSERT INTO chunks VALUES (1 + max(coalesce((SELECT max(id) FROM chunks) >> 24, 0),
+    coalesce((SELECT max(blob) FROM pending), 0)) << 24, ?)"""
 
 Row = tuple[int, int, str, str | None, int]
 
@@ -32,6 +35,13 @@ def info_of(key: str, row: Row) -> ObjectInfo:
 def metadata_of(row: Row) -> dict[str, str]:
     kept: dict[str, str] = json.loads(row[3]) if row[3] else {}
     return kept
+
+
+def append(connection: sqlite3.Connection, data: Data) -> int:
+    """Write the first chunk of a new blob; its number."""
+    number = connection.execute(_APPEND, (data,)).lastrowid
+    assert number is not None
+    return number >> BLOB_SHIFT
 
 
 def matching(connection: sqlite3.Connection, key: str, if_match: str | None) -> Row:
@@ -46,12 +56,12 @@ def matching(connection: sqlite3.Connection, key: str, if_match: str | None) -> 
 def place(
     connection: sqlite3.Connection, key: str, size: int, metadata: dict[str, str], blob: int, old: Row | None
 ) -> ObjectInfo:
-    info = ObjectInfo(key, size, time.time_ns(), secrets.token_hex(8), metadata)
+    mtime_ns, etag = time.time_ns(), os.urandom(8).hex()
     text = json.dumps(metadata) if metadata else None
-    connection.execute(_PLACE, (key, size, info.mtime_ns, info.etag, text, blob))
+    connection.execute(_PLACE if old is None else _REPLACE, (size, mtime_ns, etag, text, blob, key))
     if old is not None:
         release(connection, old[4])
-    return info
+    return ObjectInfo(key, size, mtime_ns, etag, metadata)
 
 
 def remove(connection: sqlite3.Connection, key: str, row: Row) -> None:
@@ -72,13 +82,12 @@ def release(connection: sqlite3.Connection, blob: int) -> None:
     """One object less names this blob; the last takes the bytes with it."""
     if not blob:
         return
+    if connection.execute(_DELETE, (blob,)).rowcount:
+        return
     row = connection.execute("SELECT uses FROM shared WHERE blob = ?", (blob,)).fetchone()
     if row is None:
-        connection.execute(
-            "DELETE FROM chunks WHERE id BETWEEN ? AND ?",
-            (blob << BLOB_SHIFT, (blob + 1 << BLOB_SHIFT) - 1),
-        )
-    elif row[0] > 2:
+        return
+    if row[0] > 2:
         connection.execute("UPDATE shared SET uses = uses - 1 WHERE blob = ?", (blob,))
     else:
         connection.execute("DELETE FROM shared WHERE blob = ?", (blob,))

@@ -16,6 +16,8 @@ import builtins
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +29,7 @@ from mountstore.backends._sqlite_rows import (
     CHUNK_BYTES,
     HEAD,
     Row,
+    append,
     batches,
     info_of,
     matching,
@@ -41,6 +44,7 @@ from mountstore.errors import NotFound, PreconditionFailed, Unavailable
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore, Page, check_conditions
 
 _KEYS_A_QUERY = 5000
+_FIRST = itemgetter(0)
 
 _SMALL = """SELECT o.size, o.etag, o.blob, c.data FROM objects o
     LEFT JOIN chunks c ON c.id = o.blob << 24 AND o.size <= 524288 WHERE o.key = ?"""
@@ -133,13 +137,15 @@ class SqliteStore(ObjectStore):
                     cursor, strict, batch = following, False, 8
 
     def keys(self, prefix: str = "") -> Iterator[str]:
+        return chain.from_iterable(self._key_pages(prefix))
+
+    def _key_pages(self, prefix: str) -> Iterator[Iterator[str]]:
         beyond = successor(prefix)
         cursor, strict = prefix, False
         while True:
             query = f"SELECT key {_range(strict, beyond)}"
             rows = self._connections.rows(query, (cursor, beyond, _KEYS_A_QUERY))
-            for row in rows:
-                yield row[0]
+            yield map(_FIRST, rows)
             if len(rows) < _KEYS_A_QUERY:
                 return
             cursor, strict = rows[-1][0], True
@@ -165,9 +171,14 @@ class SqliteStore(ObjectStore):
         if_match: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
-        check_conditions(key, if_match, if_absent)
+        if if_absent or if_match is not None:
+            check_conditions(key, if_match, if_absent)
         check_key(key)
-        kept = check_metadata(key, metadata, None)
+        kept = check_metadata(key, metadata, None) if metadata else {}
+        if isinstance(data, bytes) and 0 < len(data) <= CHUNK_BYTES:
+            with self._connections.writing(key) as connection:
+                old = self._old(connection, key, if_match, if_absent)
+                return place(connection, key, len(data), kept, append(connection, data), old)
         rest = batches(data)
         batch, whole = next(rest)
         blob = size = 0
@@ -179,11 +190,7 @@ class SqliteStore(ObjectStore):
                 size += sum(map(len, batch))
                 batch, whole = next(rest)
             with self._connections.writing(key) as connection:
-                old = connection.execute(HEAD, (key,)).fetchone()
-                if if_absent and old is not None:
-                    raise PreconditionFailed(f"{key!r} is there already", key=key)
-                if if_match is not None and (old is None or old[2] != if_match):
-                    raise PreconditionFailed(f"{key!r} has changed", key=key)
+                old = self._old(connection, key, if_match, if_absent)
                 started = bool(blob)
                 if batch:
                     blob = self._append(connection, blob, size, batch, pending=started)
@@ -196,6 +203,16 @@ class SqliteStore(ObjectStore):
                 self._discard(blob)
             raise
 
+    @staticmethod
+    def _old(connection: sqlite3.Connection, key: str, if_match: str | None, if_absent: bool) -> Row | None:
+        """What is to be replaced. Raises PreconditionFailed."""
+        old: Row | None = connection.execute(HEAD, (key,)).fetchone()
+        if if_absent and old is not None:
+            raise PreconditionFailed(f"{key!r} is there already", key=key)
+        if if_match is not None and (old is None or old[2] != if_match):
+            raise PreconditionFailed(f"{key!r} has changed", key=key)
+        return old
+
     def _append(
         self,
         connection: sqlite3.Connection,
@@ -206,18 +223,17 @@ class SqliteStore(ObjectStore):
         pending: bool,
     ) -> int:
         """Write chunks behind the `size` bytes that the blob has; a blob of 0 is a new one. Its number."""
+        number = size // CHUNK_BYTES
         if not blob:
-            newest = connection.execute("SELECT max(id) FROM chunks").fetchone()[0] or 0
-            used = connection.execute("SELECT max(blob) FROM pending").fetchone()[0] or 0
-            blob = max(newest >> BLOB_SHIFT, used) + 1
+            blob = append(connection, batch[0])
             if pending:
                 connection.execute("INSERT INTO pending VALUES (?, ?)", (blob, self._owner))
+            batch = batch[1:]
+            number = 1
         elif connection.execute(_MINE, (blob, self._owner)).fetchone() is None:
             raise Unavailable("another process removed what was written so far; put it again")
-        number = (blob << BLOB_SHIFT) + size // CHUNK_BYTES
-        for data in batch:
-            connection.execute("INSERT INTO chunks VALUES (?, ?)", (number, data))
-            number += 1
+        for at, data in enumerate(batch, (blob << BLOB_SHIFT) + number):
+            connection.execute("INSERT INTO chunks VALUES (?, ?)", (at, data))
         return blob
 
     def delete(self, key: str, *, missing_ok: bool = False, if_match: str | None = None) -> None:
