@@ -16,13 +16,17 @@ from typing import Any
 
 from mountstore.backends import _rest_protocol as protocol
 from mountstore.errors import (
+    AccessDenied,
     BackendDoesNotExist,
     Corrupted,
     InvalidKey,
     InvalidRange,
     NotFound,
     PreconditionFailed,
+    QuotaExceeded,
     StoreError,
+    StoreFull,
+    Unavailable,
     Unsupported,
 )
 from mountstore.namespaces.items import Admits
@@ -42,8 +46,15 @@ _PIECE_BYTES = 1 << 20
 _TRIES = 10
 _MOST_ENTRIES = 1000
 
-_TELLING = (NotFound, PreconditionFailed, InvalidKey, InvalidRange, Unsupported, Corrupted)
+_TELLING = (NotFound, PreconditionFailed, InvalidKey, InvalidRange, QuotaExceeded, Unsupported, Corrupted)
 """Errors whose words are of keys and numbers only. Those of others may tell where the store lies."""
+
+_TOLD: dict[type[StoreError], str] = {
+    AccessDenied: "not permitted",
+    StoreFull: "the store is full",
+    Unavailable: "the store cannot be reached now; try again",
+}
+"""What is said in the place of such words."""
 
 
 def is_asked(head: Head) -> bool:
@@ -60,7 +71,10 @@ def answer(storage: Storage, head: Head, body: Body, limits: Limits) -> Response
             raise
         except StoreError as error:
             status, name = protocol.status_of(error)
-            text = "the store failed; the log of the server says more"
+            text = next(
+                (words for kind, words in _TOLD.items() if isinstance(error, kind)),
+                "the store failed; the log of the server says more",
+            )
             if isinstance(error, _TELLING):
                 text = str(error)
             else:
