@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.mount.cases import StoreCase
 from tests.mount.mounting import Mounts
 from tests.mount.tools import run
 from tests.mount.waiting import wait_until
-from tests.rest import borgstore_server, mountstore_server
+from tests.rest import PROJECT, borgstore_server, mountstore_server
 from tests.servers import S3Server
 from tests.sshd import Sshd
 from tests.sshd import sshd as sshd_server
@@ -62,6 +63,17 @@ def test_sftp(sshd: Sshd, base: Path, mounts: Mounts, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MOUNTSTORE_SSH", sshd.ssh)
     smoke(StoreCase("sftp", sshd.url(base / "store"), {"MOUNTSTORE_SSH": sshd.ssh}), mounts)
     assert (base / "store" / "renamed" / "larger").read_bytes() == b"replaced"
+
+
+def test_rest_by_ssh(sshd: Sshd, base: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is started over there, and spoken to over its stdin and stdout."""
+    (base / "served").mkdir()
+    program = f"env PYTHONPATH={shlex.quote(str(PROJECT))} {sys.executable} -P -m mountstore serve"
+    env = {"MOUNTSTORE_SSH": sshd.ssh, "MOUNTSTORE_REST_COMMAND": program}
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    smoke(StoreCase("rest", sshd.url(base / "served", scheme="rest"), env), mounts)
+    assert (base / "served" / "renamed" / "larger").read_bytes() == b"replaced"
 
 
 def test_rest(base: Path, mounts: Mounts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,22 @@ def test_soft_deletion_and_back(store: Store) -> None:
     store.move(NAME, delete=True)
     store.delete(NAME, deleted=True)
     assert (names(store), names(store, deleted=True)) == ([], [])
+
+
+def test_what_is_soft_deleted_can_be_renamed_hashed_and_taken_apart(store: Store) -> None:
+    store.store(NAME, b"content")
+    store.move(NAME, delete=True)
+    store.store(NAME, b"live")
+    store.move(NAME, "data/efgh", deleted=True)
+    assert (names(store), names(store, deleted=True)) == (["abcd"], ["efgh"])
+    assert store.hash("data/efgh", deleted=True) == hashlib.sha256(b"content").hexdigest()
+    assert store.gather([("efgh", 3, 4)], namespace="data", deleted=True) == b"tent"
+    assert store.defrag([("data/efgh", 0, 3)], target="data/made", deleted=True) == "data/made"
+    assert store.load("data/made") == b"con"
+    store.move("data/efgh", undelete=True)
+    assert store.load("data/efgh") == b"content"
+    with pytest.raises(NotFound):
+        store.move("data/made", "data/other", deleted=True)
 
 
 def test_a_repetition_finds_nothing_to_move(store: Store) -> None:

@@ -6,7 +6,7 @@ a chunked upload stores nothing, and says 200   test_a_chunked_upload_is_stored_
 a body that nobody read is the next request     test_the_body_of_a_refused_request_is_no_request (test_bodies)
 bodies are held whole in memory                 test_memory_stays_bounded (test_bodies)
 one lock for everything                         test_one_connection_does_not_hold_up_another (test_bodies)
-44 ms a GET                                     test_a_small_answer_is_one_write (test_bodies; not here)
+44 ms a GET                                     test_a_small_answer_is_one_write (test_bodies)
 size=0 returns the whole object                 test_ranges (test_protocol)
 a tail longer than the item is a 500            test_ranges (test_protocol)
 1,000 folders on S3 are listed for ever         test_a_listing_of_over_a_thousand_folders_on_s3_ends
@@ -25,6 +25,7 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,6 +149,29 @@ def writing_end(fifo: Path) -> int:
         if error.errno != errno.ENXIO:
             raise
         return 0
+
+
+def test_an_answer_is_in_one_piece(both: Both) -> None:
+    """A head and a body sent apart wait for each other: Nagle's algorithm, and 40 ms of a delayed
+    acknowledgement. Data segments are counted, so nothing depends on the time."""
+
+    def scenario(server: Service) -> int:
+        with connected(server) as client:
+            before = segments(client.sock)
+            assert client.ask("GET", "/data/x").body == b"0123456789"
+            return segments(client.sock) - before
+
+    ours, theirs = both.told(scenario)
+    assert ours == 1
+    assert theirs > 1
+
+
+def segments(sock: socket.socket) -> int:
+    """Segments with data that have come in: tcpi_data_segs_in of struct tcp_info."""
+    at = 152
+    return int.from_bytes(
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)[at : at + 4], sys.byteorder
+    )
 
 
 def test_nothing_is_asked_for(both: Both) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from mountstore import open_store
@@ -9,7 +11,9 @@ from mountstore.errors import BadUrl, StoreError
 from mountstore.registry import canonical
 from mountstore.registry.buckets import bucket_of
 from mountstore.registry.urls import parse, redact
+from mountstore.store import ObjectStore
 from tests.servers import S3Server
+from tests.stores import test_s3
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +24,18 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+
+
+class TestB2(test_s3.TestVersitygw):
+    """The whole contract, by a URL with a key in it."""
+
+    examples = 2
+
+    @pytest.fixture
+    def reopen(self, versitygw: S3Server) -> Callable[[], ObjectStore]:
+        login = f"{versitygw.access_key}:{versitygw.secret_key}"
+        url = f"b2:{login}@{versitygw.endpoint}/{versitygw.new_bucket()}/some/path"
+        return lambda: open_store(url)
 
 
 def test_the_form_with_a_key(s3_server: S3Server) -> None:
