@@ -26,6 +26,7 @@ from mountstore.vfs.vfs import Changes, Vfs
 log = logging.getLogger(__name__)
 
 _FILLERS = 3  # pieces of one file under way
+_DOTS = 2  # positions in a directory that stand before those of the vfs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -225,14 +226,18 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answer
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        position = start_id
+        for position, (name, node) in enumerate(self._vfs.dots(fh), 1):  # no reference is counted to them
+            attributes = self._attributes(node, 0)
+            if start_id < position and not pyfuse3.readdir_reply(token, name, attributes, position):
+                return
+        position = max(0, start_id - _DOTS)
         while True:
             entries, valid_s = await self._vfs.readdir(fh, position)
             if not entries:
                 return
             for dentry, node in entries:
                 attributes = self._attributes(node, valid_s)
-                if not pyfuse3.readdir_reply(token, dentry.name, attributes, dentry.id):
+                if not pyfuse3.readdir_reply(token, dentry.name, attributes, dentry.id + _DOTS):
                     return
                 self._vfs.remember(node)
                 position = dentry.id
@@ -249,9 +254,9 @@ class FuseOperations(pyfuse3.Operations):
 
     @_answer
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if flags & os.O_ACCMODE != os.O_RDONLY:
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
             await self._pushed(inode)
-        handle = await self._vfs.open(inode, flags)
+        handle = await self._vfs.open(inode, flags, privileged=ctx.uid == 0)
         node = self._vfs.getattr(inode)
         # Pages of another content go; those of this one stay, whoever opens it.
         keep = self._last_cid.get(inode) == node.cid or node.writers > 0

@@ -107,6 +107,8 @@ class Extended(Assembly):
             raise fail(errno.EPERM)
         if not allowed(text, self.options):
             raise fail(errno.EOPNOTSUPP)
+        if text.endswith("."):
+            raise fail(errno.EINVAL)
         return self._node(ino), text
 
     def _set(self, node: Node, xattrs: Mapping[str, bytes], mode: int) -> None:

@@ -48,6 +48,11 @@ class Changes:
     mtime_ns: int | None = None
 
 
+def _without_privileges(mode: int) -> int:
+    """As the kernel does when somebody writes: setuid goes, and setgid where it is not for locking."""
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
 class Vfs(Extended):
     """One store as a tree of files; everything but the constructor runs in one trio event loop."""
 
@@ -85,18 +90,21 @@ class Vfs(Extended):
         return self._node(ino)
 
     async def lookup(self, parent_ino: int, name: bytes) -> tuple[Node | None, float]:
-        """(the node of a name or None, for how many seconds this counts)."""
+        """(the node of a name or None, for how many seconds this counts); `.` is any node itself."""
+        if name == b".":
+            return self._node(parent_ino), 0.0
         parent = self._dir(parent_ino)
         if len(name) > NAME_MAX:
             raise fail(errno.ENAMETOOLONG)
         if name == b"..":
-            links = self._index.links(parent_ino)
-            return self._node(links[0].parent if links else ROOT_INO), 0.0
-        if name == b".":
-            return parent, 0.0
+            return self._above(parent_ino), 0.0
         if not self._listing.is_fresh(parent):
             await self._ensure_name(parent, name)
         return self._index.entry(parent_ino, name), self._listing.valid_s(parent)
+
+    def _above(self, ino: int) -> Node:
+        links = self._index.links(ino)
+        return self._node(links[0].parent if links else ROOT_INO)
 
     def valid_s(self, parent_ino: int) -> float:
         """For how many seconds the names of this directory count."""
@@ -123,6 +131,11 @@ class Vfs(Extended):
 
     def opendir(self, ino: int) -> int:
         return self._new_handle(DirHandle(self._dir(ino)))
+
+    def dots(self, handle: int) -> tuple[tuple[bytes, Node], tuple[bytes, Node]]:
+        """The entries `.` and `..` of a directory."""
+        node = self._handles[handle].node
+        return (b".", node), (b"..", self._above(node.ino))
 
     async def readdir(self, handle: int, after: int) -> tuple[list[tuple[Dentry, Node]], float]:
         """(entries behind a position, `.` and `..` left out; for how many seconds they count).
@@ -317,7 +330,8 @@ class Vfs(Extended):
         """The node that a handle has open."""
         return self._handles[handle].node
 
-    async def open(self, ino: int, flags: int) -> int:
+    async def open(self, ino: int, flags: int, *, privileged: bool = True) -> int:
+        """A handle. O_TRUNC empties the file, and for a caller who is not `privileged` ends its setuid."""
         node = self._node(ino)
         if node.is_dir:
             raise fail(errno.EISDIR)
@@ -326,8 +340,9 @@ class Vfs(Extended):
         handle = Handle(node, flags)
         if handle.writable:
             self._writable()
-        if flags & os.O_TRUNC and handle.writable:
-            await self.setattr(ino, Changes(size=0))
+        if flags & os.O_TRUNC:
+            mode = None if privileged else _without_privileges(node.mode)
+            await self.setattr(ino, Changes(size=0, mode=mode))
         node.opens += 1
         node.writers += handle.writable
         if handle.readable and not flags & os.O_TRUNC:

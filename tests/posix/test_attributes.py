@@ -53,6 +53,7 @@ def test_xattrs_survive_and_have_limits(store_case: StoreCase, mounts: Mounts) -
     if store_case.kind in S3_SERVERS:
         refused(errno.ENOSPC, file, "user.large", b"x" * 2000)
     refused(errno.EPERM, file, "user.mountstore.state")
+    refused(errno.EINVAL, file, "user.", b"no name")
     refused(errno.EOPNOTSUPP, file, "system.posix_acl_access", b"\2\0\0\0")
     file.chmod(0o600)
     file.write_bytes(b"other content")

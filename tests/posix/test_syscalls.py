@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +45,31 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     checked(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 
 
+_libc.opendir.restype = _libc.readdir.restype = ctypes.c_void_p
+_libc.telldir.restype = ctypes.c_long
+_libc.telldir.argtypes = _libc.readdir.argtypes = _libc.rewinddir.argtypes = [ctypes.c_void_p]
+_libc.closedir.argtypes = [ctypes.c_void_p]
+_libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A directory stream of libc."""
+    stream = _libc.opendir(os.fsencode(path))
+    assert stream
+    try:
+        yield stream
+    finally:
+        _libc.closedir(stream)
+
+
+def entries(stream: int) -> Iterator[tuple[str, int]]:
+    """(name, inode) of each entry from where the stream is."""
+    while entry := _libc.readdir(stream):
+        (ino,) = struct.unpack("Q", ctypes.string_at(entry, 8))
+        yield os.fsdecode(ctypes.string_at(entry + 19)), ino
+
+
 # -- names ------------------------------------------------------------------------------------------
 
 
@@ -65,6 +92,74 @@ def test_files_with_long_names_are_replaced(
         name: b"second " + name.encode() for name in names
     }
     mount.umount()
+
+
+# -- directories ------------------------------------------------------------------------------------
+
+
+def test_a_directory_shows_dots_and_keeps_positions(case: StoreCase, mounts: Mounts) -> None:
+    mount = mounts(case)
+    folder = mount.root / "d"
+    folder.mkdir()
+    names = {f"f{number}" for number in range(300)}
+    for name in names:
+        (folder / name).touch()
+    with directory(folder) as stream:
+        seen = [(_libc.telldir(stream), name, ino) for name, ino in entries(stream)]
+        assert {name: ino for _, name, ino in seen} == {
+            name: (folder / name).stat().st_ino for name in names | {".", ".."}
+        }
+        assert len(seen) == len(names) + 2
+        for (position, _, _), (_, following, _) in itertools.pairwise(seen[::7]):
+            _libc.seekdir(stream, position)
+            assert following in [name for name, _ in itertools.islice(entries(stream), 7)]
+        # What is removed while it is read hides nothing else, and what is made comes once.
+        _libc.rewinddir(stream)
+        left = []
+        for number, (name, _) in enumerate(entries(stream)):
+            left.append(name)
+            if name in names and number % 2:
+                (folder / name).unlink()
+            elif name in names:
+                (folder / name).rename(folder / f"moved {name}")
+    assert names | {".", ".."} <= set(left)
+    assert len(left) == len(set(left))
+
+
+# -- opening ----------------------------------------------------------------------------------------
+
+
+def test_o_trunc_empties_for_readers_and_ends_setuid_for_users(case: StoreCase, mounts: Mounts) -> None:
+    mount = mounts(case, "--allow-other")
+    mount.base.chmod(0o755)
+    path = mount.root / "f"
+    path.write_bytes(b"content")
+    os.close(os.open(path, os.O_RDONLY | os.O_TRUNC))
+    assert path.read_bytes() == b""
+    path.chmod(0o6777)
+    os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+    subprocess.run(["sh", "-c", ': >"$0"', path], user="nobody", check=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    path.chmod(0o2767)
+    subprocess.run(["sh", "-c", ': >"$0"', path], user="nobody", check=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o2767, "without execution for the group it is no privilege"
+
+
+def test_a_file_is_opened_by_its_handle(case: StoreCase, mounts: Mounts) -> None:
+    """As a server of NFS does it: the kernel asks for `.` of an inode that it does not know any more."""
+    mount = mounts(case)
+    path = mount.root / "f"
+    path.write_bytes(b"content")
+    handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+    checked(_libc.name_to_handle_at(_AT_FDCWD, os.fsencode(path), handle, ctypes.byref(ctypes.c_int()), 0))
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    folder = os.open(mount.root, os.O_RDONLY)
+    try:
+        with open(_libc.open_by_handle_at(folder, handle, os.O_RDONLY), "rb") as file:
+            assert file.read() == b"content"
+        path.unlink()
+    finally:
+        os.close(folder)
 
 
 # -- locks ------------------------------------------------------------------------------------------
