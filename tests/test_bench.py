@@ -299,8 +299,10 @@ def test_rest_is_measured_for_both_servers_and_each_client(tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rates = json.loads(told.read_text())["rates"]
-    assert set(rates) == {"lean", "borgstore", "mountstore"}
+    found = json.loads(told.read_text())
+    rates, cpu_ms = found["rates"], found["cpu_ms"]
+    assert set(rates) == set(cpu_ms) == {"lean", "borgstore", "mountstore"}
+    assert {row for rows_of in cpu_ms.values() for row in rows_of} == set(rates["lean"])
     for rows_of in rates.values():
         assert len(rows_of) == 8
         assert all(min(values) > 0 for row in rows_of.values() for values in row.values())

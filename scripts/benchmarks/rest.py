@@ -25,9 +25,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from scripts.benchmarks.rows import KIB, MIB
 
@@ -224,14 +224,18 @@ def main(arguments: Sequence[str]) -> int:
         print(f"bench: BROKEN: {error}", file=sys.stderr)
         return 1
     if given.json:
-        seen = {
-            client: {
-                row: {server: asdict(one) for server, one in ones.items()} for row, ones in found.items()
-            }
-            for client, found in told.items()
-        }
-        given.json.write_text(json.dumps({"cpus": os.cpu_count(), "rounds": rounds, "seen": seen}, indent=1))
+        kinds = {kind: _numbers(told, kind) for kind in ("rates", "cpu_ms")}
+        given.json.write_text(json.dumps({"cpus": os.cpu_count(), "rounds": rounds, **kinds}, indent=1))
     return 0
+
+
+def _numbers(told: dict[str, dict[str, dict[str, Seen]]], kind: str) -> dict[str, Any]:
+    return {
+        client: {
+            row: {server: getattr(seen, kind) for server, seen in each.items()} for row, each in rows.items()
+        }
+        for client, rows in told.items()
+    }
 
 
 def _ended(number: int, frame: object) -> NoReturn:
