@@ -15,7 +15,14 @@ from mountstore.backends._arguments import check_metadata
 from mountstore.backends._filesystem_listing import etag_of, folder_etag
 from mountstore.backends._filesystem_names import BESIDE, ESCAPED
 from mountstore.backends._filesystem_tree import ABSENT, Tree, translated, write_all
-from mountstore.errors import NotFound, PreconditionFailed, Unavailable, Unsupported
+from mountstore.errors import (
+    AccessDenied,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    Unavailable,
+    Unsupported,
+)
 from mountstore.store import Data, ObjectInfo
 
 _METADATA = "user.mountstore.metadata"
@@ -27,6 +34,23 @@ _FICLONE = 0x40049409
 _NO_ATTRIBUTES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
 
 Names = tuple[str, ...]
+
+
+def open_tree(root: str | os.PathLike[str], *, durable: bool, create: bool) -> Tree:
+    """The tree below the folder `root`, made if `create` says so. Raises StoreError, in one line."""
+    path = os.fspath(root)
+    try:
+        if create:
+            os.makedirs(path, exist_ok=True)
+        return Tree(path, durable=durable)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(f"{path} is not a directory; name one") from None
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist; make it first") from None
+    except PermissionError as error:
+        raise AccessDenied(f"{path}: {error.strerror}; check its permissions") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 class ObjectFiles:

@@ -28,28 +28,11 @@ from mountstore.backends._filesystem_objects import (
     write,
 )
 from mountstore.backends._filesystem_tree import ABSENT, Tree, lock_name, translated
-from mountstore.errors import AccessDenied, NotFound, StoreError, Unavailable
+from mountstore.errors import NotFound, StoreError, Unavailable
 from mountstore.store import Data, ObjectInfo, ObjectStore, check_conditions
 
 _BLOCK_BYTES = 1 << 20
 _TRIES = 1000
-
-
-def open_tree(root: str | os.PathLike[str], *, durable: bool, create: bool) -> Tree:
-    """The tree below the folder `root`, made if `create` says so. Raises StoreError, in one line."""
-    path = os.fspath(root)
-    try:
-        if create:
-            os.makedirs(path, exist_ok=True)
-        return Tree(path, durable=durable)
-    except (FileExistsError, NotADirectoryError):
-        raise StoreError(f"{path} is not a directory; name one") from None
-    except FileNotFoundError:
-        raise StoreError(f"{path} does not exist; make it first") from None
-    except PermissionError as error:
-        raise AccessDenied(f"{path}: {error.strerror}; check its permissions") from None
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 class FileStore(ObjectStore):
@@ -187,21 +170,10 @@ class FileStore(ObjectStore):
             check_conditions(key, if_match, if_absent)
             files.check(key, names, if_match, if_absent)
             condition = if_match, if_absent
-        # The time of a put is that of what it calls: what fits is written out, here and in `_into_place`.
+        name, fd = self._new_file(key)
         try:
-            name, fd = tree.new_file()
-        except OSError as error:
-            raise translated(error, key) from error
-        try:
-            if isinstance(data, bytes):
-                try:
-                    written = os.write(fd, data)
-                except OSError as error:
-                    raise translated(error, key) from error
-                if written != len(data):
-                    write(fd, key, memoryview(data)[written:])
-            elif isinstance(data, (bytearray, memoryview)):  # a union is slower
-                write(fd, key, flat(data))
+            if isinstance(data, (bytes, bytearray, memoryview)):  # a union is slower
+                write(fd, key, data if isinstance(data, bytes) else flat(data))
             else:
                 for block in blocks(data, _BLOCK_BYTES):
                     write(fd, key, block)
@@ -212,7 +184,7 @@ class FileStore(ObjectStore):
             raise
         finally:
             os.close(fd)
-        # As `info_of`.
+        # As `info_of`. What a put calls is told by its time: what fits is written out here and below.
         size, mtime_ns = found.st_size, found.st_mtime_ns
         return ObjectInfo(key, size, mtime_ns, "%x-%x-%x" % (found.st_ino, mtime_ns, size), kept)  # noqa: UP031
 

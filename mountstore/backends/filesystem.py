@@ -28,8 +28,8 @@ from collections.abc import Iterator
 from mountstore.backends._arguments import check_key
 from mountstore.backends._filesystem_listing import Listing
 from mountstore.backends._filesystem_names import NAME_BYTES, names_of
-from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names, ObjectFiles
-from mountstore.backends._filesystem_store import FileStore, open_tree
+from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names, ObjectFiles, open_tree
+from mountstore.backends._filesystem_store import FileStore
 from mountstore.backends._filesystem_tree import lock_name, translated
 from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, ObjectInfo, Page

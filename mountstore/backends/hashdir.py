@@ -26,8 +26,8 @@ from operator import itemgetter
 
 from mountstore.backends._arguments import check_key
 from mountstore.backends._filesystem_listing import etag_of
-from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names
-from mountstore.backends._filesystem_store import FileStore, open_tree
+from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names, open_tree
+from mountstore.backends._filesystem_store import FileStore
 from mountstore.backends._filesystem_tree import ABSENT, lock_name, translated, write_all
 from mountstore.backends._hashdir_keys import (
     KEY,
