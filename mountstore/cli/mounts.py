@@ -109,8 +109,9 @@ _SIZE = _Read("size", fstab.byte_size)
     "--cache",
     "cache_dir",
     type=_PATH,
-    help="Keep what was read and written in a folder of this directory [default: no cache, or with"
-    " --cache-size ~/.cache/mountstore for stores that are not on this machine].",
+    help="Keep what was read and written in a folder of this directory [default: ~/.cache/mountstore; no"
+    " cache for stores on this machine, of which it would be a mere copy, and for those that cannot say which"
+    " version they read].",
 )
 @click.option(
     "--cache-size",

@@ -48,8 +48,7 @@ def cached(
     `apart` are folders that the cache must be neither in nor around. Raises MountError if a folder was named
     that cannot be used; without one, the mount goes on without a cache, and the log says why.
     """
-    asked = request.cache_dir is not None or request.cache_size is not None
-    if not request.cache or not asked or (request.cache_dir is None and not _pays(store)):
+    if not request.cache or (request.cache_dir is None and not _pays(store)):
         yield store
         return
     with contextlib.ExitStack() as held:
@@ -107,7 +106,7 @@ def examined(folder: Path) -> Iterator[tuple[Path, int | None]]:
 
 
 def _pays(store: ObjectStore) -> bool:
-    """A store that is near is as fast; without conditions each read would ask which version it is of."""
+    """A store that is near is as fast; of one without conditions the etags need not tell versions apart."""
     able = store.capabilities
     return not able.local and able.conditional_get
 

@@ -273,10 +273,13 @@ class BlockPool:
             if not self._make_room(size):
                 return
             reserved = True
+        self._have_written(block, at_once)
+
+    def _have_written(self, block: Block, at_once: bool = False) -> None:
         if self.writers is None or at_once:
             self._write(block)
         else:
-            self.writers.write(size, lambda: self._write(block))
+            self.writers.write(block.size, lambda: self._write(block))
 
     def _can_write(self) -> bool:
         if not self._writing.is_over():
@@ -416,7 +419,7 @@ class BlockPool:
             found = [
                 block
                 for (version, _), block in self._keys.get(key, {}).items()
-                if version == etag and block.state == _STORED
+                if version == etag and block.state != _WRITING
             ]
             for block in found:
                 self._unlink(block)
@@ -427,6 +430,9 @@ class BlockPool:
         for old in blocks:
             new = Block(key, etag, old.number, old.size, old.crc, pin)
             new.used = old.used
+            if old.state == _QUEUED:
+                self._requeue(old, new, epoch)
+                continue
             began = time.monotonic()
             try:
                 self.cache.rename(old.name, new.name)
@@ -444,10 +450,26 @@ class BlockPool:
                     continue
             self._erase(new.name, new.size)
 
+    def _requeue(self, old: Block, new: Block, epoch: int) -> None:
+        """`give` for a block that was not written yet."""
+        with self._lock:
+            data, old.data = old.data, None
+            if epoch != self.epoch(new.key) or (new.etag, new.number) in self._keys.get(new.key, ()):
+                self._free(old.size)
+                return
+            new.data, new.state = data, _QUEUED
+            self._link(new)
+        self._have_written(new)
+
     def drop(self, blocks: Iterable[Block]) -> None:
         """Delete blocks that were taken."""
         for block in blocks:
-            self._erase(block.name, block.size)
+            if block.state == _QUEUED:
+                with self._lock:
+                    block.data = None
+                    self._free(block.size)
+            else:
+                self._erase(block.name, block.size)
 
     # -- the whole --------------------------------------------------------------------------------
 

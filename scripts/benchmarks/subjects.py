@@ -179,9 +179,10 @@ def _filled(word: str, known: Mapping[str, str]) -> str:
 
 
 def ours(options: Sequence[str]) -> Subject:
-    """Our mount with a new state directory each time, that is, from the store alone."""
+    """Our mount with new state and cache directories each time, that is, from the store alone."""
     command = [sys.executable, "-m", "mountstore", "mount", "--foreground", "--state-dir", "{cache}/state"]
-    return Subject(OURS, [*command, *options, "{url}", "{mountpoint}"], drains=True)
+    env = {"XDG_CACHE_HOME": "{cache}"}
+    return Subject(OURS, [*command, *options, "{url}", "{mountpoint}"], env, drains=True)
 
 
 def from_command_line(text: str) -> Subject:

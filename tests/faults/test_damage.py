@@ -39,6 +39,7 @@ def test_what_was_written_here_is_read_as_it_was(kind: str, benches: Benches, si
     mount = bench.mount()
     (mount.root / "large").write_bytes(data)
     mount.umount()
+    mount.drop_cache()
     mount.remount(fresh_state=False)
     bench.proxy.fail(Rule(Fault.FLIP_ANSWER, RATE))
     read_at_random(str(mount.root / "large"), bytes(data), 12)
@@ -52,6 +53,7 @@ def test_what_was_written_here_is_read_as_it_was(kind: str, benches: Benches, si
     mount.sync()
     assert bench.files() == {"renamed": data}
     mount.umount()
+    mount.drop_cache()
     mount.remount(fresh_state=False)
     before = bench.proxy.fired[Fault.FLIP_ANSWER]
     assert (mount.root / "renamed").read_bytes() == data

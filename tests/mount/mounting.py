@@ -45,6 +45,7 @@ def environment(extra: Mapping[str, str], home: Path) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(PROJECT), kept.get("PYTHONPATH", "")]))
     private = {
         "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
         "MOUNTSTORE_RUNTIME_DIR": str(home / "run"),
         "PYTHONPATH": path,
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -223,10 +224,13 @@ class Mount:
             self.states += 1
             self.state = self.state.with_name(f"{self.root.name}-state-{self.states}")
             assert not self.state.exists()
-            # A cache would hide what the store lacks.
-            for caches in [self.base / "caches", self.base / "home" / ".cache" / "mountstore"]:
-                shutil.rmtree(caches, ignore_errors=True)
+            self.drop_cache()  # it would hide what the store lacks
         return self.start(*more)
+
+    def drop_cache(self) -> None:
+        """Delete what is kept on the disk of this and other mounts; for when it is not mounted."""
+        for caches in [self.base / "caches", self.base / "home" / "cache"]:
+            shutil.rmtree(caches, ignore_errors=True)
 
     def clean_up(self) -> None:
         """Leave nothing behind: daemon ended by pid, mount taken away."""

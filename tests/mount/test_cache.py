@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.mount.cases import S3Case
+from tests.mount import mounting
+from tests.mount.cases import S3Case, local_case
 from tests.mount.mounting import Mount, Mounts, command
 from tests.mount.waiting import wait_until
 
@@ -50,7 +51,7 @@ def on_disk(base: Path) -> int:
 
 
 def settled(mount: Mount, size: int) -> None:
-    wait_until("the cache holds it", lambda: held(mount)["used_bytes"] >= size)
+    wait_until("the cache holds it", lambda: on_disk(mount.base / "kept") >= size)
 
 
 def test_what_was_read_or_written_is_not_fetched_again(case: S3Case, base: Path, mounts: Mounts) -> None:
@@ -243,6 +244,43 @@ def test_warm_pin_and_clear(case: S3Case, base: Path, mounts: Mounts) -> None:
     mount.umount()
 
 
+@pytest.fixture
+def by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mounts get no options of the cache, whatever the other tests are run with."""
+    monkeypatch.setattr(mounting, "CACHE", "")
+
+
+@pytest.mark.usefixtures("by_default")
+def test_by_default_what_is_far_is_kept_for_the_user(case: S3Case, base: Path, mounts: Mounts) -> None:
+    """In the cache home of whoever mounts, for nobody else's eyes, of no more than a share of the room."""
+    data = noise(3 * MIB, 1)
+    case.write("file", data)
+    mount = mounts(case, state=base / "first")
+    free = shutil.disk_usage(base).free
+    assert (mount.root / "file").read_bytes() == data
+    assert 0 < held(mount)["capacity_bytes"] <= min(10 << 30, free // 8)
+    mount.umount()
+    home = base / "home" / "cache" / "mountstore"
+    assert on_disk(home) == len(data)
+    assert home.stat().st_mode & 0o77 == 0
+    mount.state = base / "another-state"
+    mount.start()
+    before = gets(mount)
+    assert (mount.root / "file").read_bytes() == data
+    assert gets(mount) == before
+    mount.umount()
+
+
+@pytest.mark.usefixtures("by_default")
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_by_default_what_is_near_is_not_kept(kind: str, base: Path, mounts: Mounts) -> None:
+    mount = mounts(local_case(kind, base), "--cache-size", "1G")
+    (mount.root / "file").write_bytes(b"content")
+    assert mount.status()["cache"] is None
+    mount.umount()
+    assert not (base / "home" / "cache").exists()
+
+
 def test_without_a_cache_nothing_is_kept(case: S3Case, base: Path, mounts: Mounts) -> None:
     case.write("file", b"content")
     mount = mounts(case, "--no-cache")
@@ -251,7 +289,7 @@ def test_without_a_cache_nothing_is_kept(case: S3Case, base: Path, mounts: Mount
     refused = command("warm", mount.root, env=mount.env, check=False)
     assert "has no cache" in refused.stderr
     mount.umount()
-    assert not (base / "home" / ".cache").exists()
+    assert not (base / "home" / "cache").exists()
 
 
 def test_fsck_of_a_killed_mount_and_of_its_cache(case: S3Case, base: Path, mounts: Mounts) -> None:

@@ -374,6 +374,30 @@ def test_what_waits_to_be_written_is_bounded_and_served(slow: Slow) -> None:
     pool.close()
 
 
+def test_what_waits_to_be_written_goes_with_a_rename(slow: Slow) -> None:
+    pool = BlockPool(slow, 1 << 20, writers=1)
+    old, new, gone = digest("old"), digest("new"), digest("gone")
+    for number in range(3):
+        for key in (old, gone):
+            pool.insert(key, ETAG, number, bytes([number]) * 100, epoch=pool.epoch(key))
+    taken = pool.take(old, ETAG)
+    assert len(taken) == 3
+    pool.give(taken, new, ETAG, epoch=pool.epoch(new))
+    pool.drop(pool.take(gone, ETAG))
+    for number in range(3):
+        assert pool.read(old, ETAG, number) is None
+        assert pool.read(gone, ETAG, number) is None
+        assert pool.read(new, ETAG, number) == bytes([number]) * 100
+    assert pool.stats.used_bytes == 300
+    slow.go.set()
+    assert pool.writers is not None
+    assert pool.writers.flush(20)
+    assert slow.usage() == (3, 300) == (pool.stats.blocks, pool.stats.used_bytes)
+    pool.close()
+    again = BlockPool(slow, 1 << 20)
+    assert again.read(new, ETAG, 2) == b"\2" * 100
+
+
 def test_pinned_blocks_stay_until_they_are_unpinned() -> None:
     cache = DictStore()
     pool = BlockPool(cache, 1000)
