@@ -110,6 +110,16 @@ class CachingStore(WrapperStore):
                 raise
             return self.inner.get(key, start, stop)
 
+    def get_blocks(self, key: str, start: int, stop: int, *, if_match: str) -> list[Data]:
+        """`get` of a range from where a block begins to where one or the object ends, block by block.
+
+        Nothing is put together that was kept apart. What `main` sent comes as parts of one answer.
+        """
+        if self._versions.able.conditional_get and 0 <= start < stop:
+            return self._versions.pieces(key, if_match, start, stop)
+        view = memoryview(flat(self.get(key, start, stop, if_match=if_match)))
+        return [view[low : low + self.block_bytes] for low in range(0, len(view), self.block_bytes)]
+
     def _current(self, key: str) -> ObjectInfo:
         if not self._ttl_s:
             return self._head(key)

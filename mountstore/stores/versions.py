@@ -64,6 +64,31 @@ class Versions:
 
     def read(self, key: str, etag: str, start: int, stop: int, size: int | None) -> Data:
         """[start, stop) of this version; `size` (None: not known) is that of all of it."""
+        step = self.step
+        found, first, last, is_brought = self._blocks(key, etag, start, stop, size)
+        if last - first == 1:
+            whole = found[first]
+        elif is_brought and (run := self._run_of(found, first, last)) is not None:
+            whole = run
+        else:
+            whole = b"".join(found[number] for number in range(first, last))
+        low, high = start - first * step, stop - first * step
+        if low > len(whole):
+            raise InvalidRange(f"{key!r} ends before {start}", key=key)
+        return whole if not low and high >= len(whole) else memoryview(whole)[low:high]
+
+    def pieces(self, key: str, etag: str, start: int, stop: int) -> list[Data]:
+        """As `read`, block by block; `start` is where one begins, `stop` where one or the object ends.
+
+        What was here comes as it was read, and what was not as parts of larger answers.
+        """
+        found, first, last, _ = self._blocks(key, etag, start, stop, None)
+        return [found[number] for number in range(first, last)]
+
+    def _blocks(
+        self, key: str, etag: str, start: int, stop: int, size: int | None
+    ) -> tuple[dict[int, Data], int, int, bool]:
+        """(blocks by number, the first of those wanted, the number behind the last, whether none was here)"""
         step, pool = self.step, self._pool
         names = self.named(key, etag)
         pin = pool.pins.mark_of(key)
@@ -91,16 +116,7 @@ class Versions:
                 missing = [*range(first, last)]
             wanted = Wanted(key, etag, names, stop, size, pin, is_whole)
             self._bring(wanted, missing, found)
-        if last - first == 1:
-            whole = found[first]
-        elif len(missing) == last - first and (run := self._run_of(found, first, last)) is not None:
-            whole = run
-        else:
-            whole = b"".join(found[number] for number in range(first, last))
-        low, high = start - first * step, stop - first * step
-        if low > len(whole):
-            raise InvalidRange(f"{key!r} ends before {start}", key=key)
-        return whole if not low and high >= len(whole) else memoryview(whole)[low:high]
+        return found, first, last, len(missing) == last - first
 
     @staticmethod
     def _run_of(found: Mapping[int, Data], first: int, last: int) -> Data | None:

@@ -8,7 +8,7 @@ the event loop alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -24,8 +24,8 @@ _SHARED = 64  # blocks ahead of all sequential readers together
 _SHARING_S = 2.0  # for how long somebody counts as one of them
 _AT_ONCE = 6  # requests ahead of all readers together; what is nearest to its reader goes first
 
-Fetch = Callable[[int, int, int], Awaitable[Data]]
-"""(content id, start, stop) -> the bytes."""
+Fetch = Callable[[int, int, int], Awaitable[Sequence[Data]]]
+"""(content id, start, stop) -> the bytes, block by block."""
 Widen = Callable[[int, int, int, int], tuple[int, int]]
 """(content id, first block, block behind the last, size) -> the range of blocks to ask for instead."""
 
@@ -134,8 +134,8 @@ class BlockCache:
         for number in numbers:
             self._flights[cid, number] = flight
         try:
-            data = memoryview(await self._fetch(cid, first * BLOCK, min(last * BLOCK, size)))
-            blocks = [data[i * BLOCK : (i + 1) * BLOCK] for i in range(len(numbers))]
+            answer = await self._fetch(cid, first * BLOCK, min(last * BLOCK, size))
+            blocks = [memoryview(block) for block in answer]
             self._keep(cid, first, blocks)
             return blocks
         finally:

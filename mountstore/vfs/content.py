@@ -21,7 +21,7 @@ from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.room import Room
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
-from mountstore.vfs.sums import Sums, Taken, read_checked
+from mountstore.vfs.sums import Sums, Taken, read_blocks, read_checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -311,7 +311,7 @@ class Content:
             return 0, -(-size // BLOCK)
         return first, last
 
-    async def _fetch(self, cid: int, start: int, stop: int) -> Data:
+    async def _fetch(self, cid: int, start: int, stop: int) -> list[Data]:
         tried: set[tuple[str, str | None]] = set()
         while True:
             objects = self._index.objects_with(cid)
@@ -322,19 +322,20 @@ class Content:
             try:
                 condition = known.etag if self._conditional else None
                 store, sums = self._store.store, self.sums.of(cid)
-                data = await self._store.run(read_checked, store, known.key, start, stop, condition, sums)
+                blocks = await self._store.run(read_blocks, store, known.key, start, stop, condition, sums)
             except (NotFound, PreconditionFailed):
                 # Perhaps our own upload has replaced it just now: then the index is about to say so.
                 # So it is with one whose answer was lost, once it has been asked about.
                 await self._busy.settled(known.key)
                 tried.add((known.key, known.etag))
                 continue
-            if len(data) != stop - start:
+            length = sum(map(len, blocks))
+            if length != stop - start:
                 tried.add((known.key, known.etag))
                 continue
-            if sums is None and start == 0 and BLOCK < len(data) == known.size <= self._whole_read_bytes:
-                self.sums.take(cid, data)
-            return data
+            if sums is None and start == 0 and BLOCK < length == known.size <= self._whole_read_bytes:
+                self.sums.take(cid, blocks)
+            return blocks
 
     async def rescue(self, node: Node) -> bool:
         """As `localise`, and on the disk: the only object that holds it is about to go."""
@@ -359,10 +360,10 @@ class Content:
             for start in range(0, size, _LOCALISE):
                 stop = min(start + _LOCALISE, size)
                 if size <= BLOCK:  # perhaps it is here already
-                    data = await self.blocks.read(base_cid, start, stop, size)
-                else:
-                    data = await self._fetch(base_cid, start, stop)
-                layer.write(start, data)
+                    layer.write(start, await self.blocks.read(base_cid, start, stop, size))
+                    continue
+                for number, block in enumerate(await self._fetch(base_cid, start, stop)):
+                    layer.write(start + number * BLOCK, block)
             failpoint("localise-fetched")
             kept = node.base_cid == base_cid and not stack.frozen
         finally:

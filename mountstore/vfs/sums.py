@@ -40,22 +40,46 @@ def read_checked(
     tries = 0
     while True:
         data = store.get(key, start, stop, if_match=if_match)
-        if sums is None or len(data) != stop - start or _are_intact(memoryview(data), start // BLOCK, sums):
+        if sums is None or len(data) != stop - start or _are_intact(_cut(data), start // BLOCK, sums):
             return data
-        if isinstance(store, CachingStore):
-            store.drop(key)
         tries += 1
-        if tries == _TRIES:
-            raise Corrupted(f"{key!r}: what comes fails the checksum that it had before", key=key)
-        log.warning("%r: bytes %d to %d came damaged, and are asked for again", key, start, stop)
-        time.sleep(random.uniform(0, 0.05 * 2**tries))
+        _ask_again(store, key, start, stop, tries)
 
 
-def _are_intact(view: memoryview, first: int, sums: Sequence[int]) -> bool:
-    return all(
-        zlib.crc32(view[low : low + BLOCK]) == crc
-        for low, crc in zip(range(0, len(view), BLOCK), sums[first:], strict=False)
-    )
+def read_blocks(
+    store: ObjectStore, key: str, start: int, stop: int, if_match: str | None, sums: Sequence[int] | None
+) -> list[Data]:
+    """As `read_checked`, block by block: what a cache keeps apart is not put together."""
+    tries = 0
+    while True:
+        if if_match is not None and isinstance(store, CachingStore) and store.block_bytes == BLOCK:
+            pieces = store.get_blocks(key, start, stop, if_match=if_match)
+        else:
+            pieces = _cut(store.get(key, start, stop, if_match=if_match))
+        is_whole = sums is not None and sum(map(len, pieces)) == stop - start
+        if sums is None or not is_whole or _are_intact(pieces, start // BLOCK, sums):
+            return pieces
+        tries += 1
+        _ask_again(store, key, start, stop, tries)
+
+
+def _cut(data: Data) -> list[Data]:
+    view = memoryview(data)
+    return [view[low : low + BLOCK] for low in range(0, len(view), BLOCK)]
+
+
+def _are_intact(pieces: Sequence[Data], first: int, sums: Sequence[int]) -> bool:
+    return all(zlib.crc32(piece) == crc for piece, crc in zip(pieces, sums[first:], strict=False))
+
+
+def _ask_again(store: ObjectStore, key: str, start: int, stop: int, tries: int) -> None:
+    """Wait a moment before what came damaged is asked for again. Raises Corrupted after too many tries."""
+    if isinstance(store, CachingStore):
+        store.drop(key)
+    if tries == _TRIES:
+        raise Corrupted(f"{key!r}: what comes fails the checksum that it had before", key=key)
+    log.warning("%r: bytes %d to %d came damaged, and are asked for again", key, start, stop)
+    time.sleep(random.uniform(0, 0.05 * 2**tries))
 
 
 class Taken:
@@ -125,11 +149,9 @@ class Sums:
         if packed is not None:
             self._index.put_sums(cid, packed)
 
-    def take(self, cid: int, content: Data) -> None:
+    def take(self, cid: int, blocks: Sequence[Data]) -> None:
         """Remember those of a whole content that the store has compared, for this process."""
-        taken = Taken(len(content))
-        taken.see(0, content)
-        self._keep(cid, taken.whole() or b"")
+        self._keep(cid, array("I", map(zlib.crc32, blocks)).tobytes())
 
     def of(self, cid: int) -> array[int] | None:
         """One a block, if they are known."""

@@ -22,13 +22,13 @@ class Source:
         self.under_way = 0
         self.most = 0
 
-    async def fetch(self, cid: int, start: int, stop: int) -> bytes:
+    async def fetch(self, cid: int, start: int, stop: int) -> list[bytes]:
         self.asked.update((cid, number) for number in range(start // BLOCK, -(-stop // BLOCK)))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await trio.sleep(self.pace_s)
         self.under_way -= 1
-        return b"".join(block_of(cid, number) for number in range(start // BLOCK, -(-stop // BLOCK)))
+        return [block_of(cid, number) for number in range(start // BLOCK, -(-stop // BLOCK))]
 
 
 def block_of(cid: int, number: int) -> bytes:

@@ -289,6 +289,24 @@ def test_a_renamed_object_keeps_its_blocks(main: Main, how: str) -> None:
     assert cache.usage() == (11, len(DATA))
 
 
+def test_block_by_block(main: Main) -> None:
+    """What is here comes as the cache has it, and the rest of it in one request."""
+    store = caching(main, DictStore())
+    etag = put(main)
+    wanted = [DATA[low : low + STEP] for low in range(0, len(DATA), STEP)]
+    store.get("k", 0, 3 * STEP, if_match=etag)
+    main.ranges.clear()
+    for _ in range(2):
+        assert [bytes(block) for block in store.get_blocks("k", 0, len(DATA), if_match=etag)] == wanted
+    assert main.ranges == [(3, -(-len(DATA) // STEP))]
+    assert [*map(bytes, store.get_blocks("k", 2 * STEP, 5 * STEP, if_match=etag))] == wanted[2:5]
+    main.capabilities = replace(main.capabilities, conditional_get=False)
+    store = caching(main, DictStore())
+    assert [*map(bytes, store.get_blocks("k", 0, len(DATA), if_match=etag))] == wanted
+    with pytest.raises(PreconditionFailed):
+        store.get_blocks("k", 0, STEP, if_match="another")
+
+
 def test_a_copy_that_was_overwritten_inherits_nothing(main: Main) -> None:
     cache = DictStore()
     store = caching(main, cache)
