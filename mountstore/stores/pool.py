@@ -114,7 +114,7 @@ class BlockPool:
         capacity_bytes: int,
         *,
         writers: int = 0,
-        queue_bytes: int = 32 << 20,
+        queue_bytes: int = 16 << 20,
         max_blocks: int = MAX_BLOCKS,
     ) -> None:
         self.cache = cache
