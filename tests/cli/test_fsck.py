@@ -149,7 +149,7 @@ async def test_the_cache_is_checked_where_the_mount_kept_it(place: Place, tmp_pa
     assert not block.exists()
     assert place.fsck(place.state).returncode == 0
     _keep_a_cache(place, kept, content)
-    usual = Path(place.env["HOME"]) / ".cache" / "mountstore"
+    usual = Path(place.env["XDG_CACHE_HOME"]) / "mountstore"
     (folder,) = kept.iterdir()
     shutil.copytree(folder, usual / folder.name)
     (block,) = usual.glob("*/blocks/*-*-0-*")
