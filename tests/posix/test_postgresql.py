@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.cases import LONG, make_case
+from tests.mount.cases import LASTING, LONG, make_case
 from tests.mount.mounting import Mounts
 from tests.mount.waiting import wait_until
 
@@ -131,10 +131,11 @@ def servers() -> Iterator[list[Server]]:
         server.kill()
 
 
+@pytest.mark.parametrize("kind", LASTING if LONG else ["versitygw"])
 def test_what_postgresql_committed_survives(
-    request: pytest.FixtureRequest, base: Path, mounts: Mounts, servers: list[Server]
+    kind: str, request: pytest.FixtureRequest, base: Path, mounts: Mounts, servers: list[Server]
 ) -> None:
-    case = make_case("versitygw", request, base)
+    case = make_case(kind, request, base)
     options = ["--fsync", "local", "--allow-other"]
     account = pwd.getpwnam(USER)
     base.chmod(0o755)

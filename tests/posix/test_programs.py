@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.cases import LONG, S3Case, make_case
+from tests.mount.cases import LASTING, LONG, StoreCase, make_case
 from tests.mount.mounting import Mounts
 from tests.mount.source import build_source
 from tests.mount.tools import run
@@ -17,12 +17,9 @@ from tests.mount.tree import digest
 pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.fixture
-def case(request: pytest.FixtureRequest, base: Path) -> S3Case:
-    """A bucket of the server that is first asked for by the others of this folder, too."""
-    found = make_case("versitygw", request, base)
-    assert isinstance(found, S3Case)
-    return found
+@pytest.fixture(params=LASTING if LONG else ["versitygw"])
+def case(request: pytest.FixtureRequest, base: Path) -> StoreCase:
+    return make_case(request.param, request, base)
 
 
 ODD = "odd"
@@ -51,7 +48,7 @@ def fio(root: Path, scratch: Path, *more: str, names: Iterable[str] = FIO) -> No
         run("fio", f"--name={name}", *FIO[name], *common, cwd=scratch)
 
 
-def test_fio_verifies_again_after_a_new_mount(case: S3Case, mounts: Mounts, tmp_path: Path) -> None:
+def test_fio_verifies_again_after_a_new_mount(case: StoreCase, mounts: Mounts, tmp_path: Path) -> None:
     mount = mounts(case)
     fio(mount.root, tmp_path, "--do_verify=1")
     wanted = {path.name: digest(path) for path in mount.root.iterdir()}
@@ -61,7 +58,7 @@ def test_fio_verifies_again_after_a_new_mount(case: S3Case, mounts: Mounts, tmp_
     assert {path.name: digest(path) for path in mount.root.iterdir()} == wanted
 
 
-def test_dbench(case: S3Case, mounts: Mounts) -> None:
+def test_dbench(case: StoreCase, mounts: Mounts) -> None:
     """Its script has a flush for each file that it writes: a PUT each."""
     mount = mounts(case)
     run("dbench", "-D", mount.root, "-t", "60" if LONG else "6", "2")
@@ -82,7 +79,7 @@ lib/libparts.a: $(objects)
 """
 
 
-def test_make(case: S3Case, mounts: Mounts) -> None:
+def test_make(case: StoreCase, mounts: Mounts) -> None:
     mount = mounts(case)
     root = mount.root / "project"
     (root / "src").mkdir(parents=True)
@@ -111,7 +108,7 @@ def test_make(case: S3Case, mounts: Mounts) -> None:
 
 
 def test_rsync_with_links_acls_and_attributes_finds_nothing_the_second_time(
-    case: S3Case, mounts: Mounts, tmp_path: Path
+    case: StoreCase, mounts: Mounts, tmp_path: Path
 ) -> None:
     source = build_source(tmp_path / "source", files=150)
     files = sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
