@@ -24,7 +24,11 @@ OPERATIONS = 100_000 if LONG else 1_500
 SEEDS = range(1, 6) if LONG else range(1, 3)
 LIMIT_S = 6000.0 if LONG else 300.0
 AT_ONCE = 2
-CACHES: dict[str, tuple[str, ...]] = {"default": ()}
+CACHES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "16M": ("--cache", "{base}/caches", "--cache-size", "16M"),
+    **({"on": ("--cache", "{base}/caches"), "off": ("--no-cache",)} if LONG else {}),
+}
 """Options of the mount, by the name of the test."""
 
 # Each fsync is a PUT, and so is each msync: the weights make them some hundreds in the long form.
@@ -101,14 +105,15 @@ def test_fsx(cache: str, request: pytest.FixtureRequest, base: Path, mounts: Mou
     rounds = [Round(seed, mmap) for seed in SEEDS for mmap in (False, True)]
     scratch = base / "scratch"
     scratch.mkdir()
-    mount = mounts(case, *CACHES[cache])
+    options = [option.format(base=base) for option in CACHES[cache]]
+    mount = mounts(case, *options)
     with mount.limit(LIMIT_S), ThreadPoolExecutor(AT_ONCE) as threads:
         said = [*threads.map(lambda one: exercise(program, scratch, mount.root, one), rounds)]
     assert not any(said), "\n".join(said)
     wanted = {one.name: digest(mount.root / one.name) for one in rounds}
     mount.umount()
 
-    mount = mounts(case, *CACHES[cache], name="fresh")
+    mount = mounts(case, *options, name="fresh")
     assert {one.name: digest(mount.root / one.name) for one in rounds} == wanted
     assert {key: hashlib.sha256(case.read(key)).hexdigest() for key in case.keys() if key} == wanted
     mount.umount()
