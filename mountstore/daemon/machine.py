@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -12,6 +13,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _READ_AHEAD_KB = 1024
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_MMAP_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -46,3 +49,15 @@ def raise_file_limit() -> None:
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def return_large_memory() -> None:
+    """Give the memory of large buffers back to the system as soon as they are freed.
+
+    After the first large one, glibc would keep those of up to 32 MiB in the heap of each thread that has had
+    any: 256 MiB that were read in parts of 8 MiB left 346 MB resident
+    instead of 189.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)

@@ -32,7 +32,12 @@ from mountstore.daemon.control import StatusDict
 from mountstore.daemon.detach import Readiness
 from mountstore.daemon.localcache import cached
 from mountstore.daemon.logs import log_to_file, log_to_stderr
-from mountstore.daemon.machine import raise_file_limit, raise_read_ahead, stderr_kept
+from mountstore.daemon.machine import (
+    raise_file_limit,
+    raise_read_ahead,
+    return_large_memory,
+    stderr_kept,
+)
 from mountstore.daemon.mounttab import Busy, holders, mount_at, unmount
 from mountstore.daemon.request import MountRequest, check_apart, check_fuse, check_mountable, check_mountpoint
 from mountstore.daemon.service import Service
@@ -88,6 +93,7 @@ def serve(request: MountRequest, readiness: Readiness, *, foreground: bool) -> i
                 log_to_file(log_file, request.log_level)
             faulthandler.enable()
             raise_file_limit()
+            return_large_memory()
             record = runtime.RuntimeRecord(
                 os.getpid(), time.time_ns(), request.mountpoint, shown, str(path), str(log_file)
             )
