@@ -132,6 +132,7 @@ def test_killed_while_the_network_is_cut(cuttable: Way) -> None:
     """Uploads under way when packets vanish, then SIGKILL, then the network is back and so is the mount."""
     bench, cut, restore = cuttable
     work = Work(bench, SEED + 1)
+    work.put_remote(SMALL, 1)
     mount = bench.mount(impatient=True)
     for _ in range(40):
         work.step(mount.root)

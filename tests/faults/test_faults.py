@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.faults.conftest import SEED, Bench, Benches
@@ -10,6 +12,7 @@ from tests.faults.workload import LARGE, SMALL, Reader, Work, for_a_while
 
 RATES = {0.1: 1.2, 0.5: 1.2, 1.0: 1.2}
 """For how many seconds at which rate."""
+PARTS_EVERY_S = 1.0
 ONCE_FOR_ALL = frozenset({Fault.KEEP_REPLY})
 LISTED_OFTEN = frozenset({Fault.STALE_LISTING, Fault.RETRY_AFTER, Fault.RESET_AFTER, Fault.SLOW})
 """With these, each directory is listed all the time; with others a step could not go on at 100 %."""
@@ -35,9 +38,14 @@ def test_no_application_notices(kind: str, fault: Fault, benches: Benches) -> No
         work.fsyncs = 0.03 if rate < 1 and fault is not Fault.EXPIRED else 0.0
         reader = Reader(mount.root, {name: work.remote[name] for name in names})
         with for_a_while(bench, Rule(fault, rate), seconds) as healed:
-            work.write_in_parts(mount.root, f"parts-{rate}")
             reader.start()
+            written = 0
+            began = time.monotonic()
             while not healed.is_set():
+                # In parts: what befalls no small file, of which most are replaced before they are uploaded.
+                if time.monotonic() >= began + written * PARTS_EVERY_S and not bench.proxy.fired[fault]:
+                    work.write_in_parts(mount.root, f"parts-{rate}-{written}")
+                    written += 1
                 work.step(mount.root)
         reader.join(timeout=120)
         assert not reader.is_alive()
