@@ -107,7 +107,8 @@ class Folders:
         if not node.listed_ns:
             await self._listing.ensure(node)
         wanted = self._tree.prefix_of(node.ino)
-        vacated = self._tree.vacated(node.ino) - {wanted}
+        # The wanted one too, if it has come back: it may have fewer names than when it left.
+        vacated = self._tree.vacated(node.ino)
         with self._index.transaction():
             for prefix in vacated:
                 self._tree.unwant_prefix(prefix)

@@ -17,7 +17,7 @@ from mountstore.vfs.content import Content
 from mountstore.vfs.extras import XATTRS
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.index import Index
-from mountstore.vfs.markers import is_row, marker_for
+from mountstore.vfs.markers import directory_of, is_row, marker_for
 from mountstore.vfs.names import NAME_MAX, name_of_segment, segment_of_name
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.places import (
@@ -401,7 +401,8 @@ class Tree:
         now = time.time_ns() + self._delay_ns
         marker = self._index.object(prefix)
         for known in [*self._index.objects_in(prefix), *([marker] if marker else [])]:
-            if not known.stale and self.find(known.key) is None:
+            wanted = directory_of(known.key) if is_row(known) else known.key
+            if not known.stale and self.find(wanted) is None:
                 self._index.set_stale(known.key, now)
 
     def keep_implicit(self, parent: Node) -> None:

@@ -361,6 +361,41 @@ async def test_folders_that_move_on_before_they_were_visited(
     assert markers == {path for path, content in tree.items() if content is None}
 
 
+@pytest.mark.parametrize("change", ["unlink", "rename", "rename folder", "replace"])
+async def test_a_folder_comes_back_with_fewer_names(store: DictStore, state: Path, change: str) -> None:
+    """It was never visited in between, so nobody has taken away what it left at its first place."""
+    async with running(store, state, upload_delay_s=60) as m:
+        for folder in ("a", "a/c"):
+            await m.mkdir(folder)
+            for name in ("f", "g"):
+                await m.write_file(f"{folder}/{name}", b"old")
+        store.put("a/d_$folder$", b"")
+        await m.drain()
+        m.vfs._listing.expire(await m.node("a"))
+        await m.listdir("a")
+        await m.rename("a", "b")
+        for folder in ("b", "b/c"):
+            # Fetched for that, it needs its object no more, which is then known by its place alone.
+            await m.append(f"{folder}/f", b" and new")
+        if change == "unlink":
+            await m.unlink("b/f")
+            await m.unlink("b/c/f")
+        elif change == "rename":
+            await m.rename("b/f", "f")
+            await m.rename("b/c/f", "b/c/h")
+        elif change == "replace":
+            await m.rename("b/f", "b/g")
+            await m.rename("b/c/f", "b/c/g")
+        else:
+            await m.rename("b/c", "b/e")
+        await m.rename("b", "a")
+        await m.drain()
+        expected = {path: data for path, data in (await m.tree()).items() if data is not None}
+        assert contents(store, markers=False) == {**expected, "a/d_$folder$": b""}
+    async with running(store, state.with_name("another")) as m:
+        assert {path: data for path, data in (await m.tree()).items() if data is not None} == expected
+
+
 async def test_a_folder_that_left_a_moved_one_before_it_was_listed(store: DictStore, state: Path) -> None:
     fill(store)
     async with running(store, state, upload_delay_s=60) as m:
