@@ -20,6 +20,9 @@ from typing import IO, Any
 
 FOLDERS = 6
 FILES = 40
+# Names are few: they come back soon, where the store may still have something of their last bearer.
+FOLDER_NAMES = 12
+FILE_NAMES = 90
 
 
 def content(seed: int, size: int) -> bytes:
@@ -169,7 +172,7 @@ def choose(model: Model, chance: random.Random, fsyncs: float = 0.05) -> dict[st
     size = chance.choice([0, 1, 100, 3000, 4096, 20_000, 70_000, 300_000])
 
     def new_name() -> str:
-        while (name := f"{chance.choice(folders)}f{chance.randrange(500):03d}") in model.files:
+        while (name := f"{chance.choice(folders)}f{chance.randrange(FILE_NAMES):03d}") in model.files:
             pass
         return name
 
@@ -182,7 +185,7 @@ def choose(model: Model, chance: random.Random, fsyncs: float = 0.05) -> dict[st
     while True:
         kind = chance.choice(kinds)
         if kind == "mkdir" and len(model.folders) < FOLDERS:
-            name = f"{chance.choice(folders)}d{chance.randrange(1000):03d}"
+            name = f"{chance.choice(folders)}d{chance.randrange(FOLDER_NAMES):03d}"
             if name.count("/") < 3 and name not in model.folders:
                 return {"do": "mkdir", "path": name}
         fsync = chance.random() < fsyncs
@@ -207,7 +210,7 @@ def choose(model: Model, chance: random.Random, fsyncs: float = 0.05) -> dict[st
         if kind == "rmdir" and not any(name.startswith(f"{folder}/") for name in [*files, *model.folders]):
             return {"do": "rmdir", "path": folder}
         if kind == "rename folder" and not any(name.startswith(f"{folder}/") for name in model.folders):
-            to = f"{folder.rpartition('/')[0]}/d{chance.randrange(1000):03d}".lstrip("/")
+            to = f"{folder.rpartition('/')[0]}/d{chance.randrange(FOLDER_NAMES):03d}".lstrip("/")
             if to not in model.folders:
                 return {"do": "rename folder", "path": folder, "to": to}
 
