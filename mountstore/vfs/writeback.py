@@ -73,7 +73,10 @@ class Writeback:
         if node.unsaved:
             with self._index.transaction():
                 self._index.save(node)
-        for dentry in self._index.links(node.ino):
+        for link in self._index.links(node.ino):
+            dentry = self._index.dentry(link.parent, link.name)
+            if dentry is None or dentry.ino != node.ino:
+                return  # removed while the name before it was seen to: what is stale by now has to stay so
             key = self._tree.key_of(dentry)
             if not self._tree.places.fits(key):
                 raise Blocked  # above it a directory has moved that is still to be visited
@@ -93,6 +96,8 @@ class Writeback:
             await self._clearing.make_room(key, node)
             if self._gone_or_moved(node, dentry, key):
                 return  # renamed meanwhile: due again by that
+            if key in self._busy:
+                raise Blocked  # the name was gone for a moment, and its object is being deleted
             sources = [k for k in self._index.objects_with(node.cid) if k.etag is not None]
             if node.is_clean and sources:
                 await self._copy(node, dentry, key, sources)

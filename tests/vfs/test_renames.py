@@ -406,3 +406,18 @@ async def test_a_folder_that_left_a_moved_one_before_it_was_listed(store: DictSt
         await m.drain()
         assert await m.tree() == expected
     assert contents(store, markers=False) == {"e/f": b"1", "e/s/g": b"22", "t/h": b"333"}
+
+
+async def test_a_second_name_moves_while_the_first_is_copied(store: DictStore, state: Path) -> None:
+    async with running(store, state) as m:
+        await m.write_file("first", b"replaced")
+        await m.write_file("a", b"content")
+        await m.link("a", "b")
+        await m.drain()
+        gate = m.store.add("gate", "copy")
+        await m.rename("a", "first")  # which keeps its place before "b"
+        await until(gate.arrived.is_set)
+        await m.rename("b", "c")
+        gate.open()
+        await m.drain()
+    assert contents(store) == {"first": b"content", "c": b"content"}
