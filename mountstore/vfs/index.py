@@ -34,7 +34,7 @@ import trio
 
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.migrate import VERSION, migrate, version_of
-from mountstore.vfs.rows import Dentry, Intent, Known, Node, split_key
+from mountstore.vfs.rows import EXPIRED_NS, Dentry, Intent, Known, Node, split_key
 from mountstore.vfs.staging import LayerRow
 
 log = logging.getLogger(__name__)
@@ -678,10 +678,10 @@ class Index:
         self._execute("INSERT OR REPLACE INTO conflict VALUES(?, ?)", (ino, time.time_ns()))
 
     def expire_listings(self) -> None:
-        """Every directory is to be listed anew."""
-        self._execute("UPDATE node SET listed_ns=1 WHERE listed_ns > 1")
+        """Every directory is to be listed anew before it is looked at."""
+        self._execute("UPDATE node SET listed_ns=? WHERE listed_ns > ?", (EXPIRED_NS, EXPIRED_NS))
         for node in list(self.nodes.values()):
-            node.listed_ns = min(node.listed_ns, 1)
+            node.listed_ns = min(node.listed_ns, EXPIRED_NS)
 
     def conflicts(self) -> list[int]:
         return [row[0] for row in self._execute("SELECT ino FROM conflict ORDER BY time_ns").fetchall()]

@@ -17,7 +17,8 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import trio
 
@@ -33,7 +34,7 @@ from mountstore.vfs.links import founded, join
 from mountstore.vfs.markers import SUFFIX, directory_of, is_marker, is_row, marker_for, may_be_marker, row
 from mountstore.vfs.options import VfsOptions
 from mountstore.vfs.places import DEEP, forwards, is_deep_prefix, may_tell_name, stored_place
-from mountstore.vfs.rows import Dentry, Known, Node
+from mountstore.vfs.rows import EXPIRED_NS, Dentry, Known, Node
 from mountstore.vfs.tree import Tree, fail
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Listing:
         self._options = options
         self._busy = busy
         self._flights: dict[int, Flight] = {}
+        self._asking = 0  # questions about single names that are under way
         self._clock = 0
         self._touched: dict[str, int] = {}
         self._graves: dict[str, float] = {}  # prefixes by when (trio's clock) we last deleted below them
@@ -116,7 +118,7 @@ class Listing:
         Nor about the prefixes above it, which may be there for its sake alone.
         """
         self._clock += 1
-        if self._flights:
+        if self._flights or self._asking:
             self._touched[key] = self._clock
             for prefix in _above(key):
                 self._touched[prefix] = self._clock
@@ -141,7 +143,7 @@ class Listing:
 
     def expire(self, node: Node) -> None:
         """The next look at this directory asks the store."""
-        node.listed_ns = min(node.listed_ns, 1)
+        node.listed_ns = min(node.listed_ns, EXPIRED_NS)
         self._index.save(node)
 
     def start(self, node: Node) -> Flight:
@@ -194,7 +196,7 @@ class Listing:
         return flight.done.is_set()
 
     def _is_inherited(self, node: Node) -> bool:
-        return 0 < node.listed_ns < self._began_ns
+        return EXPIRED_NS < node.listed_ns < self._began_ns
 
     async def ensure_name(self, node: Node, segment: str) -> None:
         """Return when the store has been asked for one name: by listing, or alone if that is long."""
@@ -217,14 +219,23 @@ class Listing:
     async def _probe(self, node: Node, segment: str) -> None:
         prefix = node.prefix or ""
         key = prefix + segment
-        clock = self._clock
-        info = (await self._heads([key], {key: set()})).get(key)
-        below = await self._store.list(key + "/", limit=1)
-        if info is None and not below.objects:
-            info = (await self._heads([marker_for(key)])).get(marker_for(key))
-        page = Page([info] if info else [], [key + "/"] if below.objects else [])
-        asks = node.marker and node.known if self._asks is None else self._asks
-        await self._merge(node, prefix, page, None, None, clock, bool(asks))
+        with self._question() as clock:
+            info = (await self._heads([key], {key: set()})).get(key)
+            below = await self._store.list(key + "/", limit=1)
+            if info is None and not below.objects:
+                info = (await self._heads([marker_for(key)])).get(marker_for(key))
+            page = Page([info] if info else [], [key + "/"] if below.objects else [])
+            asks = node.marker and node.known if self._asks is None else self._asks
+            await self._merge(node, prefix, page, None, None, clock, bool(asks))
+
+    @contextmanager
+    def _question(self) -> Iterator[int]:
+        """The store is asked about single names: what is touched from now on, by this clock, is noted."""
+        self._asking += 1
+        try:
+            yield self._clock
+        finally:
+            self._asking -= 1
 
     async def revalidate(self, node: Node) -> None:
         """Ask for the object behind a clean file, which turned out to be another one."""
@@ -232,8 +243,8 @@ class Listing:
             key = self._tree.key_of(dentry)
             parent = self._index.node(dentry.parent)
             old = self._index.object(key)
-            clock = self._clock
-            answers = await self._heads([key], {key: {old.etag} if old is not None else set()})
+            with self._question() as clock:
+                answers = await self._heads([key], {key: {old.etag} if old is not None else set()})
             if parent is None or old is None or key not in answers or self._doubtful(parent, key, clock):
                 continue
             if self._index.object(key) != old or not node.is_clean or node.cid != old.cid:

@@ -9,6 +9,7 @@ from typing import Any
 from mountstore.vfs.staging import Stack
 
 ROOT_INO = 1
+EXPIRED_NS = 1  # in place of when a listing began: it is known not to be true any more
 
 
 class Node:
@@ -50,7 +51,7 @@ class Node:
     due: int | None  # when (wall clock, ns) the store is to be made to match; None: it does
     since: int | None  # since when it does not
     prefix: str | None  # directories: where in the store the children are listed
-    listed_ns: int  # directories: when the last complete listing began; 0: never
+    listed_ns: int  # directories: when the last complete listing began; 0: never; or EXPIRED_NS
     marker: int  # directories: 1 if a marker object is wanted
     subtree: int  # directories: 1 if the names below it have moved and are still to be visited
     link: str | None  # which group of hard links it is, in the store

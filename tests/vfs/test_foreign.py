@@ -681,3 +681,29 @@ async def test_what_the_store_has_needs_nothing_of_an_older_object(store: DictSt
         assert contents(store) == {"f": b"new"}
         assert await m.read_file("f") == b"new"
         assert node.is_clean
+
+
+async def test_a_name_that_is_removed_while_the_store_is_asked_for_it(
+    store: DictStore, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing beside the question is over by then; the answer is older than the removal all the same."""
+    monkeypatch.setattr("mountstore.vfs.listing._PAGE", 10)
+    for number in range(20):
+        store.put(f"f{number:02}", b"")
+    store.put("z", b"removed")
+    slow = FaultyStore(store)
+    answer = threading.Event()
+    slow.add("after", "head", "z")  # it is asked twice
+    asked = slow.add("after", "head", "z", act=lambda: answer.wait(10))
+    slow.add("after", "list", "")  # the first page comes at once
+    second = slow.add("gate", "list", "")
+    async with running(slow, state, attrs="stored") as m, trio.open_nursery() as nursery:
+        nursery.start_soon(m.exists, "z")
+        await until(asked.arrived.is_set)
+        second.open()
+        assert "z" in await m.listdir()
+        await m.unlink("z")
+        await m.drain()
+        answer.set()
+        await until(lambda: not m.vfs._listing._asking)
+        assert "z" not in await m.listdir()

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from mountstore.backends.memory import DictStore
 from mountstore.cli.waiting import loss_lines
-from tests.vfs.mounted import running
+from tests.vfs.faulty import FaultyStore
+from tests.vfs.mounted import running, until
 
 
 @pytest.fixture
@@ -46,6 +48,34 @@ async def test_losses_are_told_until_a_clean_end(
         assert {loss.path for loss in m.vfs.status().lost} == {"/synced", "/old"}
     async with running(store, again) as m:
         assert m.vfs.status().lost == []
+
+
+async def test_a_slow_store_is_waited_for_after_a_loss(
+    store: DictStore,
+    state: Path,
+    tmp_path: Path,
+    restart: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name whose content is lost is left to the store: what the index knows of its directory is not all."""
+    store.put("folder/old", b"as the store has it")
+    async with running(store, state, upload_delay_s=60) as m:
+        await m.write_file("folder/old", b"not synced" * 1000)
+        left = m.crash(tmp_path / "left")
+    for file in (left / "staging").iterdir():
+        os.truncate(file, 0)
+    restart("after the cut")
+    monkeypatch.setattr("mountstore.vfs.listing._AT_ONCE_S", 0.0)
+    slow = FaultyStore(store)
+    gate = slow.add("gate", "list", "folder/")
+    async with running(slow, left) as m, trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            assert await m.read_file("folder/old") == b"as the store has it"
+
+        nursery.start_soon(read)
+        await until(gate.arrived.is_set)
+        gate.open()
 
 
 def test_people_are_told_in_a_line_each() -> None:
