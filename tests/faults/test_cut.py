@@ -102,12 +102,12 @@ def test_work_goes_on_while_the_network_is_cut(cuttable: Way) -> None:
     """Changes, and reading what is here, need no network, though each listing has run out of time long ago;
     what is only there fails with an error after the deadline, and is right when the network is back."""
     bench, cut, restore = cuttable
-    work = Work(bench, SEED)
+    work = Work(bench, SEED, stored=0)
     remote = work.put_remote(SMALL, 1)
     mount = bench.mount("--ttl", "0.5", impatient=True)
     for _ in range(60):
         work.step(mount.root)
-    work.check_names(mount.root, "remote")
+    work.check_names(mount.root, "remote0")
     cut()
     try:
         reader = Reader(mount.root, {name: work.remote[name] for name in remote})
@@ -131,7 +131,7 @@ def test_work_goes_on_while_the_network_is_cut(cuttable: Way) -> None:
 def test_killed_while_the_network_is_cut(cuttable: Way) -> None:
     """Uploads under way when packets vanish, then SIGKILL, then the network is back and so is the mount."""
     bench, cut, restore = cuttable
-    work = Work(bench, SEED + 1)
+    work = Work(bench, SEED + 1, stored=0)
     work.put_remote(SMALL, 1)
     mount = bench.mount(impatient=True)
     for _ in range(40):

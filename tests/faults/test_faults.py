@@ -31,7 +31,7 @@ def test_no_application_notices(kind: str, fault: Fault, benches: Benches) -> No
     work = Work(bench, SEED)
     unread = {rate: work.put_remote(SMALL + LARGE, 12) for rate in RATES}
     mount = bench.mount(*(["--ttl", "0.5"] if fault in LISTED_OFTEN else []))
-    for folder in ["", "old", "remote"]:
+    for folder in ["", "old", *sorted(work.remote_folders)]:
         work.check_names(mount.root, folder)
     for rate, seconds in RATES.items():
         names = unread[rate]

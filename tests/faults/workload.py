@@ -28,28 +28,33 @@ IN_PARTS = (8 << 20) + 70_000
 class Work:
     """Random steps in a mount, each of which has to succeed, and what must be there by then.
 
-    Some files, in the folder "old", were in the store before; those in "remote" are left alone here.
+    Some files (`stored`), in the folder "old", were in the store before; those in "remote0" and so on are
+    left alone.
     """
 
-    def __init__(self, bench: Bench, seed: int) -> None:
+    def __init__(self, bench: Bench, seed: int, *, stored: int = STORED) -> None:
         self.model = writer.Model()
         self.chance = random.Random(seed)
         self.remote: dict[str, bytes] = {}
+        self.remote_folders: set[str] = set()
         self.longest_s = 0.0
         self.steps = 0
         self.fsyncs = 0.0  # the share of writes that end with an fsync, which waits for the store
         self._bench = bench
         bench.case.write("old/", b"")
         self.model.folders.add("old")
-        for number in range(STORED):
+        for number in range(stored):
             self.model.files[f"old/f{number:03d}"] = data = self.chance.randbytes(3000 * number)
             bench.case.write(f"old/f{number:03d}", data)
 
     def put_remote(self, sizes: tuple[int, ...], count: int) -> list[str]:
-        """New objects that nobody has read yet; their keys."""
+        """New objects that nobody has read yet, in a folder of their own: whoever reads one is likely to be
+        given its neighbours. Their keys."""
         names = []
-        for _ in range(count):
-            names.append(name := f"remote/{len(self.remote):04d}")
+        folder = f"remote{len(self.remote_folders)}"
+        self.remote_folders.add(folder)
+        for number in range(count):
+            names.append(name := f"{folder}/{number:04d}")
             self.remote[name] = self.chance.randbytes(self.chance.choice(sizes))
             self._bench.case.write(name, self.remote[name])
         return names
@@ -80,8 +85,8 @@ class Work:
 
     def write_in_parts(self, root: Path, name: str) -> None:
         """A file that is uploaded in parts, beside what `put_remote` has put: no step replaces it there."""
-        self.remote[f"remote/{name}"] = data = self.chance.randbytes(IN_PARTS)
-        (root / "remote" / name).write_bytes(data)
+        self.remote[f"remote0/{name}"] = data = self.chance.randbytes(IN_PARTS)
+        (root / "remote0" / name).write_bytes(data)
 
     def check_names(self, root: Path, folder: str) -> None:
         """The directory lists what is in it, and nothing else."""
@@ -96,9 +101,7 @@ class Work:
     def check_mount(self, root: Path) -> None:
         """The whole tree, byte for byte, the objects of others included."""
         files, folders = writer.look(root)
-        expected = writer.Model(
-            self.model.files | self.remote, self.model.folders | ({"remote"} if self.remote else set())
-        )
+        expected = writer.Model(self.model.files | self.remote, self.model.folders | self.remote_folders)
         expected.compare(files, folders)
 
     def check_store(self) -> None:
