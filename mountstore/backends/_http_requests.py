@@ -124,6 +124,7 @@ class Requests:
                 failed, asked = error, ""
             if tried >= self._tries:
                 raise failed
+            # The server has asked for time, or may be overwhelmed: whoever repeats at once makes it worse.
             time.sleep(wait_s(tried, asked, longest_s=_LONGEST_WAIT_S))
 
     def _follow(

@@ -88,19 +88,31 @@ def examined(folder: Path) -> Iterator[tuple[Path, int | None]]:
 
     Raises MountError if a mount uses it, or it is unsafe.
     """
+    with _locked(folder) as lock:
+        if lock is None:
+            raise MountError(f"{folder} is in use by a mount; umount it first")
+        yield folder / "blocks", _told_bound(lock)
+
+
+def _told_bound(lock: int) -> int | None:
+    try:
+        return int(json.loads(os.pread(lock, 4096, 0))["capacity_bytes"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[int | None]:
+    """Its lock, held until the block ends; None where another daemon has it."""
     private_dir(folder)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MountError(f"{folder} is in use by a mount; umount it first") from None
-        try:
-            capacity = int(json.loads(os.pread(lock, 4096, 0))["capacity_bytes"])
-        except (ValueError, KeyError, TypeError):
-            yield folder / "blocks", None
+            yield None
         else:
-            yield folder / "blocks", capacity
+            yield lock
     finally:
         os.close(lock)
 
@@ -114,12 +126,8 @@ def _pays(store: ObjectStore) -> bool:
 @contextlib.contextmanager
 def _opened(store: ObjectStore, folder: Path, size: int | None) -> Iterator[CachingStore | None]:
     private_dir(folder.parent)
-    private_dir(folder)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _locked(folder) as lock:
+        if lock is None:
             log.warning("no cache on the disk: %s is in use by another mount of this store", folder)
             yield None
             return
@@ -135,8 +143,6 @@ def _opened(store: ObjectStore, folder: Path, size: int | None) -> Iterator[Cach
         _tell_bound(lock, capacity)
         log.info("the cache is %s, of up to %d MiB", folder, capacity >> 20)
         yield wrapped
-    finally:
-        os.close(lock)
 
 
 def sane_size(folder: Path) -> int:

@@ -55,8 +55,7 @@ def return_large_memory() -> None:
     """Give the memory of large buffers back to the system as soon as they are freed.
 
     After the first large one, glibc would keep those of up to 32 MiB in the heap of each thread that has had
-    any: 256 MiB that were read in parts of 8 MiB left 346 MB resident
-    instead of 189.
+    any: 256 MiB that were read in parts of 8 MiB left 346 MB resident instead of 189.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

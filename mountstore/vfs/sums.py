@@ -13,7 +13,8 @@ import random
 import time
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from mountstore.errors import Corrupted
 from mountstore.store import Data, ObjectStore
@@ -22,6 +23,8 @@ from mountstore.vfs.blocks import BLOCK
 from mountstore.vfs.index import Index
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _TRIES = 6
 _UNDER_WAY = 256  # contents that are sent, or were, with an outcome that is not known yet
@@ -37,49 +40,56 @@ def read_checked(
 
     What is damaged is asked for again a few times. Raises what `get` raises, Corrupted.
     """
-    tries = 0
-    while True:
+
+    def get() -> tuple[Data, Sequence[Data]]:
         data = store.get(key, start, stop, if_match=if_match)
-        if sums is None or len(data) != stop - start or _are_intact(_cut(data), start // BLOCK, sums):
-            return data
-        tries += 1
-        _ask_again(store, key, start, stop, tries)
+        return data, _cut(data) if sums is not None else ()
+
+    return _checked(store, key, start, stop, sums, get)
 
 
 def read_blocks(
     store: ObjectStore, key: str, start: int, stop: int, if_match: str | None, sums: Sequence[int] | None
 ) -> list[Data]:
     """As `read_checked`, block by block: what a cache keeps apart is not put together."""
-    tries = 0
-    while True:
+
+    def get() -> tuple[list[Data], list[Data]]:
         if if_match is not None and isinstance(store, CachingStore) and store.block_bytes == BLOCK:
             pieces = store.get_blocks(key, start, stop, if_match=if_match)
         else:
             pieces = _cut(store.get(key, start, stop, if_match=if_match))
-        is_whole = sums is not None and sum(map(len, pieces)) == stop - start
-        if sums is None or not is_whole or _are_intact(pieces, start // BLOCK, sums):
-            return pieces
-        tries += 1
-        _ask_again(store, key, start, stop, tries)
+        return pieces, pieces
+
+    return _checked(store, key, start, stop, sums, get)
+
+
+def _checked(
+    store: ObjectStore,
+    key: str,
+    start: int,
+    stop: int,
+    sums: Sequence[int] | None,
+    get: Callable[[], tuple[T, Sequence[Data]]],
+) -> T:
+    """What `get` answers, (answer, blocks of it), once its blocks are what they were when they were sent."""
+    for tries in range(1, _TRIES + 1):
+        answer, pieces = get()
+        if sums is None or sum(map(len, pieces)) != stop - start:
+            return answer
+        if all(zlib.crc32(piece) == crc for piece, crc in zip(pieces, sums[start // BLOCK :], strict=False)):
+            return answer
+        if isinstance(store, CachingStore):
+            store.drop(key)
+        if tries < _TRIES:
+            log.warning("%r: bytes %d to %d came damaged, and are asked for again", key, start, stop)
+            # At once it would meet the same fault; all who have met it are not to come back together.
+            time.sleep(random.uniform(0, 0.05 * 2**tries))
+    raise Corrupted(f"{key!r}: what comes fails the checksum that it had before", key=key)
 
 
 def _cut(data: Data) -> list[Data]:
     view = memoryview(data)
     return [view[low : low + BLOCK] for low in range(0, len(view), BLOCK)]
-
-
-def _are_intact(pieces: Sequence[Data], first: int, sums: Sequence[int]) -> bool:
-    return all(zlib.crc32(piece) == crc for piece, crc in zip(pieces, sums[first:], strict=False))
-
-
-def _ask_again(store: ObjectStore, key: str, start: int, stop: int, tries: int) -> None:
-    """Wait a moment before what came damaged is asked for again. Raises Corrupted after too many tries."""
-    if isinstance(store, CachingStore):
-        store.drop(key)
-    if tries == _TRIES:
-        raise Corrupted(f"{key!r}: what comes fails the checksum that it had before", key=key)
-    log.warning("%r: bytes %d to %d came damaged, and are asked for again", key, start, stop)
-    time.sleep(random.uniform(0, 0.05 * 2**tries))
 
 
 class Taken:

@@ -151,14 +151,14 @@ class Writeback:
         self._uploading.add(node.ino)
         try:
             stream = await self._streams.take(node, key, snapshot)
-            older = stream is not None and stream.metadata != metadata
-            if stream is not None and older:
-                metadata, mid = stream.metadata, stream.mid
+            older = stream if stream is not None and stream.metadata != metadata else None
+            if older is not None:
+                metadata, mid = older.metadata, older.mid
             mark = await self._answers.mark(metadata, body)
             intent = Intent(key, mark, snapshot.size, snapshot.cid, mid, "put", node.ino)
             with self._index.transaction():
                 self._index.put_intent(intent)
-                if older:
+                if older is not None:
                     # Its object will carry the times of when its upload began: those of now are due then.
                     # Not otherwise: of a change that changes nothing nobody could tell whether it has landed.
                     node.mid = self._index.new_id()

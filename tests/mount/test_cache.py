@@ -54,6 +54,16 @@ def settled(mount: Mount, size: int) -> None:
     wait_until("the cache holds it", lambda: on_disk(mount.base / "kept") >= size)
 
 
+def kept_for_another_state(mount: Mount, name: str, data: bytes | bytearray, base: Path) -> None:
+    """A mount that knows of nothing else reads this file without asking the store for it."""
+    mount.state = base / "another-state"
+    mount.start()
+    before = gets(mount)
+    assert (mount.root / name).read_bytes() == data
+    assert gets(mount) == before
+    mount.umount()
+
+
 def test_what_was_read_or_written_is_not_fetched_again(case: S3Case, base: Path, mounts: Mounts) -> None:
     """After a new mount with an empty state directory too: only the cache is left."""
     wanted = {"theirs": noise(9 * MIB + 17, 1), "their small": b"small", "ours": b"", "our small": b"tiny"}
@@ -95,12 +105,7 @@ def test_a_small_change_keeps_the_rest(case: S3Case, base: Path, mounts: Mounts)
     mount.sync()
     settled(mount, len(data))
     mount.umount()
-    mount.state = base / "another-state"
-    mount.start()
-    before = gets(mount)
-    assert (mount.root / "moved").read_bytes() == data
-    assert gets(mount) == before
-    mount.umount()
+    kept_for_another_state(mount, "moved", data, base)
 
 
 def test_a_file_larger_than_the_cache(case: S3Case, base: Path, mounts: Mounts) -> None:
@@ -263,12 +268,7 @@ def test_by_default_what_is_far_is_kept_for_the_user(case: S3Case, base: Path, m
     home = base / "home" / "cache" / "mountstore"
     assert on_disk(home) == len(data)
     assert home.stat().st_mode & 0o77 == 0
-    mount.state = base / "another-state"
-    mount.start()
-    before = gets(mount)
-    assert (mount.root / "file").read_bytes() == data
-    assert gets(mount) == before
-    mount.umount()
+    kept_for_another_state(mount, "file", data, base)
 
 
 @pytest.mark.usefixtures("by_default")
