@@ -49,6 +49,7 @@ class Clearing:
         self._answers = answers
         self._capabilities = store.store.capabilities
         self.uploading: set[int] = set()  # nodes whose content is on its way
+        self.failing: set[int] = set()  # nodes that the store refused: they are tried at a pace of their own
 
     def postpone(self, node: Node, seconds: float) -> None:
         """Look at this node again in a while, if it is still due."""
@@ -94,7 +95,8 @@ class Clearing:
             raise Blocked
         if node.nlink and self._can_leave(node, key):
             # It has somewhere to go: let it go there first.
-            self.postpone(node, 0)
+            if node.ino not in self.failing:
+                self.postpone(node, 0)
             raise Blocked
         # Open but unlinked, or names that change places.
         if node.target is None and not await self._content.rescue(node):

@@ -311,10 +311,12 @@ class Reconciler:
             else:
                 await self._writeback.file(node)
             self.trouble.pop(ino, None)
+            self._clearing.failing.discard(ino)
         except Blocked:
             self._clearing.postpone(node, _BLOCKED_S)
         except (MountstoreError, OSError) as error:
             trouble = self._note(ino, error, self._tree.path_of(ino))
+            self._clearing.failing.add(ino)
             self._clearing.postpone(node, _BACKOFF_S[min(trouble.attempts, len(_BACKOFF_S)) - 1])
 
     async def _key_step(self, key: str) -> None:

@@ -10,6 +10,10 @@ import pytest
 import trio
 
 from mountstore.backends.memory import DictStore
+from mountstore.errors import StoreFull
+from mountstore.vfs import reconcile
+from mountstore.vfs.clearing import Clearing
+from mountstore.vfs.rows import Node
 from tests.vfs.mounted import EXCHANGE, Mounted, contents, running, until
 
 DIRECTORY = {"d/": b"", "d/f": b"1", "d/s/": b"", "d/s/g": b"22", "d/s/t/h": b"333"}
@@ -421,3 +425,27 @@ async def test_a_second_name_moves_while_the_first_is_copied(store: DictStore, s
         gate.open()
         await m.drain()
     assert contents(store) == {"first": b"content", "c": b"content"}
+
+
+async def test_who_waits_for_a_place_does_not_hasten_what_the_store_refuses(
+    store: DictStore, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full store would be asked for the same some twenty times a second, for ever."""
+    monkeypatch.setattr(reconcile, "_BACKOFF_S", (3600.0,))
+    blocked = 0
+    rescue = Clearing._rescue
+
+    async def counted(self: Clearing, node: Node, key: str) -> None:
+        nonlocal blocked
+        blocked += 1
+        await rescue(self, node, key)
+
+    monkeypatch.setattr(Clearing, "_rescue", counted)
+    async with running(store, state, drain=False) as m:
+        await m.write_file("a", b"old")
+        await m.drain()
+        refused = m.store.add("fail", "head", "b", times=1000, error=StoreFull("no room"))
+        await m.rename("a", "b")
+        await m.write_file("a", b"new")
+        await until(lambda: blocked > 4)
+        assert refused.fired == 1
