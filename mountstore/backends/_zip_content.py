@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from zlib_ng import zlib_ng
+
 from mountstore.backends._arguments import blocks, flat
 from mountstore.backends._filesystem_tree import translated, write_all
 from mountstore.backends._zip_format import BZIP2, DEFLATED, ENCRYPTED, STORED, Entry
@@ -140,7 +142,7 @@ class Cursor:
             piece = self._next(min(BLOCK_BYTES, stop - self.position))
             if not piece:
                 raise Corrupted(f"{entry.key!r} ends before the size that it tells", key=entry.key)
-            self._crc = zlib.crc32(piece, self._crc)
+            self._crc = zlib_ng.crc32(piece, self._crc)
             self.position += len(piece)
             yield piece
         if self.position == entry.size:
@@ -244,7 +246,7 @@ def _read_stored(entry: Entry, content: Content, start: int, stop: int) -> Data:
             whole += more
         data = whole
     if start == 0 and stop == entry.size:
-        check_crc(entry, zlib.crc32(data))
+        check_crc(entry, zlib_ng.crc32(data))
     return data
 
 
@@ -283,7 +285,7 @@ def pack(
     """
     if isinstance(data, Data):
         given = flat(data)
-        crc, size = zlib.crc32(given), len(given)
+        crc, size = zlib_ng.crc32(given), len(given)
         if compress:
             squeezed = zlib.compress(given, wbits=-15)
             if len(squeezed) < size <= max(_RATIO_FROM_BYTES, len(squeezed) * max_ratio):
@@ -336,7 +338,7 @@ def _pack_file(source: BinaryIO, compress: bool, folder: str, spool: Spool | Non
         _append(spool, [piece])
 
     for block in blocks(source, BLOCK_BYTES):
-        crc = zlib.crc32(block, crc)
+        crc = zlib_ng.crc32(block, crc)
         size += len(block)
         write(bytes(block) if squeeze is None else squeeze.compress(block))
     if squeeze is not None:

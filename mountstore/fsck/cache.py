@@ -16,10 +16,11 @@ import json
 import os
 import shutil
 import stat
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+
+from zlib_ng import zlib_ng
 
 from mountstore.backends._filesystem_names import PRIVATE
 from mountstore.errors import StoreError
@@ -98,7 +99,7 @@ def _crc(path: Path) -> int:
     crc = 0
     with open(path, "rb", buffering=0, opener=_no_link) as file:
         while piece := file.read(_PIECE):
-            crc = zlib.crc32(piece, crc)
+            crc = zlib_ng.crc32(piece, crc)
     return crc
 
 
@@ -222,7 +223,7 @@ def _of_object(cache: Cache, name: str, info: ObjectInfo, store: ObjectStore | N
         return
     try:
         condition = info.etag if store.capabilities.conditional_get else None
-        differs = zlib.crc32(store.get(info.key, start, stop, if_match=condition)) != block.crc
+        differs = zlib_ng.crc32(store.get(info.key, start, stop, if_match=condition)) != block.crc
         differs = differs and (condition is not None or store.stat(info.key).etag == info.etag)
     except StoreError:
         return  # changed meanwhile, or unreadable: the check of the store tells

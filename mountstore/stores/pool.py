@@ -11,10 +11,11 @@ import logging
 import re
 import threading
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from zlib_ng import zlib_ng
 
 from mountstore.backends._arguments import flat
 from mountstore.backends._filesystem_store import FileStore
@@ -208,7 +209,7 @@ class BlockPool:
         else:
             if self._reading.failures:
                 self._reading.worked()
-            if len(data) == block.size and zlib.crc32(data) == block.crc:
+            if len(data) == block.size and zlib_ng.crc32(data) == block.crc:
                 return data
             self._stats.errors += 1
             _log.warning("a block in the cache is damaged; it is fetched again")
@@ -296,7 +297,7 @@ class BlockPool:
             if block.segment is None or data is None:
                 return
             block.state = _WRITING
-        block.crc = zlib.crc32(data)
+        block.crc = zlib_ng.crc32(data)
         began = time.monotonic()
         kept = False
         try:

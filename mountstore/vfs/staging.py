@@ -16,12 +16,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from zlib_ng import zlib_ng
 
 from mountstore.store import Data
 
@@ -194,9 +195,9 @@ class Layer:
         runs = self.unsynced()
         if sum(stop - start for start, stop in runs) > _CHECKED:
             return None
-        check = zlib.crc32(array("q", [number for run in runs for number in run]).tobytes())
+        check = zlib_ng.crc32(array("q", [number for run in runs for number in run]).tobytes())
         for start, stop in runs:
-            check = zlib.crc32(self.read(start, stop), check)
+            check = zlib_ng.crc32(self.read(start, stop), check)
         return check
 
     def is_intact(self) -> bool:

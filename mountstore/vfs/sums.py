@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from zlib_ng import zlib_ng
 
 from mountstore.errors import Corrupted
 from mountstore.store import Data, ObjectStore
@@ -76,7 +77,9 @@ def _checked(
         answer, pieces = get()
         if sums is None or sum(map(len, pieces)) != stop - start:
             return answer
-        if all(zlib.crc32(piece) == crc for piece, crc in zip(pieces, sums[start // BLOCK :], strict=False)):
+        if all(
+            zlib_ng.crc32(piece) == crc for piece, crc in zip(pieces, sums[start // BLOCK :], strict=False)
+        ):
             return answer
         if isinstance(store, CachingStore):
             store.drop(key)
@@ -112,7 +115,7 @@ class Taken:
             piece = view[: BLOCK - offset]
             seen, crc = self._blocks.get(number, (0, 0)) if offset else (0, 0)
             if seen == offset:
-                self._blocks[number] = offset + len(piece), zlib.crc32(piece, crc)
+                self._blocks[number] = offset + len(piece), zlib_ng.crc32(piece, crc)
             else:
                 self._blocks.setdefault(number, _IN_PART)
             start += len(piece)
@@ -161,7 +164,7 @@ class Sums:
 
     def take(self, cid: int, blocks: Sequence[Data]) -> None:
         """Remember those of a whole content that the store has compared, for this process."""
-        self._keep(cid, array("I", map(zlib.crc32, blocks)).tobytes())
+        self._keep(cid, array("I", map(zlib_ng.crc32, blocks)).tobytes())
 
     def of(self, cid: int) -> array[int] | None:
         """One a block, if they are known."""

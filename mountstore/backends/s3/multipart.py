@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+from zlib_ng import zlib_ng
 
 from mountstore.backends.s3 import sign
 from mountstore.backends.s3.faults import InvalidPart, NoSuchUpload, PreconditionAfterRetry
@@ -90,7 +91,7 @@ class Source:
 
 def crc32_text(data: Data) -> str:
     """A CRC-32 as x-amz-checksum-crc32 has it."""
-    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+    return base64.b64encode(zlib_ng.crc32(data).to_bytes(4, "big")).decode()
 
 
 def plan_changes(size: int, changed: Sequence[tuple[int, int]], step: int, copy_step: int) -> list[Piece]:
