@@ -13,8 +13,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _READ_AHEAD_KB = 1024
-_M_MMAP_THRESHOLD = -3  # mallopt(3)
-_MMAP_BYTES = 1 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_MMAP_BYTES = 2 << 20
+_TRIM_BYTES = 16 << 20
 
 
 @contextlib.contextmanager
@@ -56,7 +57,11 @@ def return_large_memory() -> None:
 
     After the first large one, glibc would keep those of up to 32 MiB in the heap of each thread that has had
     any: 256 MiB that were read in parts of 8 MiB left 346 MB resident instead of 189.
+
+    Blocks of 1 MiB are not large: they come and go all the time, and each that is mapped anew costs 256 page
+    faults, a fifth of what it takes to read 256 MiB from the cache on the disk.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
