@@ -263,15 +263,52 @@ class Tree:
 
     def made_for(self, names: tuple[str, ...], path: bytes) -> int:
         """`made` for the folder of the object at these names, whose `lock_name` is `path`: for hot paths."""
-        depth = len(names) - 1
+        depth, known = len(names) - 1, self._found
         if not depth:
             return self.root
-        if 1 < depth <= self._found and len(path) <= _PATH_BYTES:
+        if depth > known:
+            fd = self._made_again(names, known)
+        elif depth > 1 and len(path) <= _PATH_BYTES:
             flags = _FOLDER if self.durable else _PASSING
-            fd: int = _syscall(_OPENAT2, self.root, path[: path.rfind(b"/")], _how(flags), _HOW_BYTES)
-            if fd >= 0:
-                return fd
-        return self.made(names[:-1])
+            fd = _syscall(_OPENAT2, self.root, path[: path.rfind(b"/")], _how(flags), _HOW_BYTES)
+        else:
+            fd = -1
+        return fd if fd >= 0 else self.made(names[:-1])
+
+    def _made_again(self, names: tuple[str, ...], known: int) -> int:
+        """`made_for` when the last put found `known` folders: what `made` does, with nothing in the way.
+
+        -1 if something is, or one of these is missing. A loop for each of the two, for it is a hot path.
+        """
+        durable, root = self.durable, self.root
+        flags = _FOLDER if durable else _PASSING
+        fd, found, is_new = root, known, False
+        try:
+            for name in names[:known]:
+                inner = os.open(name, flags, dir_fd=fd)
+                if fd != root:
+                    os.close(fd)
+                fd = inner
+            for name in names[known:-1]:
+                try:
+                    os.mkdir(name, 0o777, dir_fd=fd)
+                    is_new = True
+                    if durable:
+                        os.fsync(fd)
+                except FileExistsError:
+                    if not is_new:
+                        found += 1
+                inner = os.open(name, flags, dir_fd=fd)
+                if fd != root:
+                    os.close(fd)
+                fd = inner
+        except BaseException as error:
+            self.leave(fd)
+            if isinstance(error, OSError):
+                return -1
+            raise
+        self._found = found if is_new else _ALL
+        return fd
 
     def discard(self, name: bytes) -> None:
         """Remove a new file, unless it was put into its place."""
