@@ -15,6 +15,7 @@ from mountstore.backends._arguments import check_metadata
 from mountstore.backends._filesystem_listing import etag_of, folder_etag
 from mountstore.backends._filesystem_names import BESIDE, ESCAPED
 from mountstore.backends._filesystem_tree import ABSENT, Tree, translated, write_all
+from mountstore.backends._large_bytes import large_bytes, read_fully
 from mountstore.errors import (
     AccessDenied,
     NotFound,
@@ -195,18 +196,14 @@ class ObjectFiles:
         return kept
 
 
-def read_rest(key: str, fd: int, data: bytes, start: int, stop: int) -> Data:
-    """A range that one system call did not give: over 2 GiB, or of a file that became shorter."""
-    content = bytearray(stop - start)
-    view = memoryview(content)
-    view[: len(data)] = data
-    at = len(data)
-    while at < len(content):
-        count = os.preadv(fd, [view[at:]], start + at)
-        if not count:
+def read_large(key: str, fd: int, start: int, stop: int) -> bytes:
+    """A range that is large, or that one system call did not give."""
+
+    def fill(at: int, view: memoryview) -> None:
+        if not read_fully(fd, view, start + at):
             raise Unavailable(f"{key!r} became shorter while it was read; read it again", key=key)
-        at += count
-    return content
+
+    return large_bytes(stop - start, fill)
 
 
 def info_of(key: str, found: os.stat_result, metadata: Mapping[str, str] | None) -> ObjectInfo:

@@ -7,11 +7,12 @@ the keys are listed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fcntl import F_OFD_SETLK, F_OFD_SETLKW
+from fcntl import fcntl as setlk
 from typing import BinaryIO
 from zlib import crc32
 
@@ -24,10 +25,11 @@ from mountstore.backends._filesystem_objects import (
     check_etag,
     copy_content,
     info_of,
-    read_rest,
+    read_large,
     write,
 )
 from mountstore.backends._filesystem_tree import ABSENT, Tree, lock_name, translated
+from mountstore.backends._large_bytes import LARGE_BYTES, read_fully
 from mountstore.errors import NotFound, StoreError, Unavailable
 from mountstore.store import Data, ObjectInfo, ObjectStore, check_conditions
 
@@ -127,10 +129,32 @@ class FileStore(ObjectStore):
             if if_match is not None:
                 check_etag(key, etag_of(found), if_match)
             start, stop = clip_range(key, start, stop, found.st_size)
-            data = os.pread(fd, stop - start, start)
-            if len(data) == stop - start:
-                return data
-            return read_rest(key, fd, data, start, stop)
+            if stop - start < LARGE_BYTES:
+                data = os.pread(fd, stop - start, start)
+                if len(data) == stop - start:
+                    return data
+            return read_large(key, fd, start, stop)
+        except OSError as error:
+            raise translated(error, key) from error
+        finally:
+            os.close(fd)
+
+    def get_into(self, key: str, view: memoryview) -> memoryview:
+        """`get` of a whole object into the begin of `view`, of which it returns what was filled.
+
+        Nothing is filled if there is more of it than that.
+        """
+        names = self._names(key)
+        opened = self._files.open(key, names)
+        if opened is None:
+            self._files.empty_folder(key, names)
+            return view[:0]
+        fd, found = opened
+        try:
+            filled = view[: found.st_size if found.st_size <= len(view) else 0]
+            if not read_fully(fd, filled, 0):
+                raise Unavailable(f"{key!r} became shorter while it was read; read it again", key=key)
+            return filled
         except OSError as error:
             raise translated(error, key) from error
         finally:
@@ -170,7 +194,10 @@ class FileStore(ObjectStore):
             check_conditions(key, if_match, if_absent)
             files.check(key, names, if_match, if_absent)
             condition = if_match, if_absent
-        name, fd = self._new_file(key)
+        try:
+            name, fd = tree.new_file()
+        except OSError as error:
+            raise translated(error, key) from error
         try:
             if isinstance(data, (bytes, bytearray, memoryview)):  # a union is slower
                 write(fd, key, data if isinstance(data, bytes) else flat(data))
@@ -327,22 +354,17 @@ class FileStore(ObjectStore):
         name: bytes,
         condition: tuple[str | None, bool] | None,
     ) -> None:
-        tree = self._tree
-        root, lock_file = tree.root, tree.locks.file
-        stripe = crc32(path) % STRIPES
-        thread = tree.locks.threads[stripe]
-        folder = root
+        tree, locks = self._tree, self._tree.locks
+        root, stripe, tries = tree.root, crc32(path) % STRIPES, 0
+        thread, folder = locks.threads[stripe], root
         try:
-            for _ in range(_TRIES):
+            while True:
                 try:
                     if len(names) > 1:
                         folder = tree.made_for(names, path)
-                except FileNotFoundError:
-                    continue  # the folder above it was removed before this one was made
-                try:
                     thread.acquire()
                     try:
-                        fcntl.fcntl(lock_file, fcntl.F_OFD_SETLKW, LOCK[stripe])
+                        setlk(locks.file, F_OFD_SETLKW, LOCK[stripe])
                         if condition is not None:
                             self._files.check(key, names, *condition)
                         told = self._tells and self._placing(key, names, folder)
@@ -357,16 +379,20 @@ class FileStore(ObjectStore):
                             self._placed(key, names)
                     finally:
                         try:
-                            fcntl.fcntl(lock_file, fcntl.F_OFD_SETLK, UNLOCK[stripe])
+                            setlk(locks.file, F_OFD_SETLK, UNLOCK[stripe])
                         finally:
                             thread.release()
                     return
                 except FileNotFoundError:
-                    continue  # another call found the folder empty and removed it
+                    tries += 1  # the folder was found empty, and removed, by another call
+                    if tries == _TRIES:
+                        raise Unavailable(
+                            f"the folder of {key!r} is removed again and again", key=key
+                        ) from None
                 finally:
                     if folder != root:
                         os.close(folder)
-            raise Unavailable(f"the folder of {key!r} is removed again and again", key=key)
+                        folder = root
         except (StoreError, OSError) as error:
             self._tree.prune(names[:-1])
             if isinstance(error, OSError):

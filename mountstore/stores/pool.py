@@ -137,7 +137,6 @@ class BlockPool:
         self._epochs = [0] * _EPOCHS
         self._reading = Pause()
         self._writing = Pause()
-        self._hint = cache.will_read if isinstance(cache, FileStore) else None
         self._disk = cache if isinstance(cache, FileStore) else None
         self._loaded = False
         self._loading = threading.Lock()
@@ -154,8 +153,20 @@ class BlockPool:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def read(self, key: str, etag: str, number: int, pin: str = "", *, counted: bool = True) -> Data | None:
-        """The block, if it is here and whole. `key` and `etag` are digests, `pin` a mark of `Pins`."""
+    def read(
+        self,
+        key: str,
+        etag: str,
+        number: int,
+        pin: str = "",
+        *,
+        counted: bool = True,
+        into: memoryview | None = None,
+    ) -> Data | None:
+        """The block, if it is here and whole. `key` and `etag` are digests, `pin` a mark of `Pins`.
+
+        What is returned lies at the begin of `into`, if that is given and has the room.
+        """
         with self._lock:
             blocks = self._keys.get(key)
             block = blocks.get((etag, number)) if blocks is not None else None
@@ -163,42 +174,47 @@ class BlockPool:
                 self._stats.misses += counted
                 return None
             self._touch(block)
-            if block.data is not None:
-                self._stats.hits += 1
-                self._stats.hit_bytes += block.size
-                return block.data
-        data = self._stored(block)
+            queued = block.data
+        if into is not None and block.size > len(into):
+            into = None
+        data = self._stored(block, into) if queued is None else queued
         if data is None:
             self._stats.misses += counted
             return None
         self._stats.hits += 1
         self._stats.hit_bytes += block.size
-        if pin != block.pin and pin:
+        if queued is None and pin != block.pin and pin:
             self._mark(block, pin)
-        return data
+        if into is None or (queued is None and self._disk is not None):
+            return data
+        into[: block.size] = data
+        return into[: block.size]
 
     def will_read(self, key: str, etag: str, numbers: Iterable[int]) -> None:
         """Several blocks are about to be read: a disk may bring them at once."""
-        if self._hint is None or self._reading.failures:
+        if self._disk is None or self._reading.failures:
             return
         with self._lock:
             blocks = self._keys.get(key, {})
             wanted = [blocks.get((etag, number)) for number in numbers]
             names = [block.name for block in wanted if block is not None and block.state == _STORED]
         if len(names) > 1:
-            self._hint(names)
+            self._disk.will_read(names)
 
     def has(self, key: str, etag: str, number: int) -> bool:
         """Whether it is here, for all that is known."""
         with self._lock:
             return (etag, number) in self._keys.get(key, ())
 
-    def _stored(self, block: Block) -> Data | None:
+    def _stored(self, block: Block, into: memoryview | None) -> Data | None:
         if self._reading.failures and not self._reading.is_over():
             return None
         began = time.monotonic()
         try:
-            data = self.cache.get(block.name)
+            if into is None or self._disk is None:
+                data = self.cache.get(block.name)
+            else:
+                data = self._disk.get_into(block.name, into)
         except NotFound:
             pass
         except Corrupted as error:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import BinaryIO
 
 from mountstore.backends._arguments import flat
+from mountstore.backends._large_bytes import LARGE_BYTES, large_bytes
 from mountstore.errors import InvalidRange, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore
 from mountstore.stores.flights import Flight, Flights, runs
@@ -32,6 +33,10 @@ class Wanted:
     size: int | None
     pin: str
     is_whole: bool
+
+
+class _Missing(Exception):
+    """A block that was thought to be here is not."""
 
 
 class Versions:
@@ -65,6 +70,8 @@ class Versions:
     def read(self, key: str, etag: str, start: int, stop: int, size: int | None) -> Data:
         """[start, stop) of this version; `size` (None: not known) is that of all of it."""
         step = self.step
+        if size is not None and (held := self._held(key, etag, start, stop, size)) is not None:
+            return held
         found, first, last, is_brought = self._blocks(key, etag, start, stop, size)
         if last - first == 1:
             whole = found[first]
@@ -76,6 +83,29 @@ class Versions:
         if low > len(whole):
             raise InvalidRange(f"{key!r} ends before {start}", key=key)
         return whole if not low and high >= len(whole) else memoryview(whole)[low:high]
+
+    def _held(self, key: str, etag: str, start: int, stop: int, size: int) -> Data | None:
+        """A large range of what is all here, each block read to where it belongs; else None."""
+        step, pool = self.step, self._pool
+        first, last = start // step, -(-stop // step)
+        low, high = first * step, min(last * step, size)
+        if stop - start < LARGE_BYTES or high < stop:
+            return None
+        names, pin = self.named(key, etag), pool.pins.mark_of(key)
+        if not all(pool.has(*names, number) for number in range(first, last)):
+            return None
+        pool.will_read(*names, range(first, min(last, first + _AHEAD)))
+
+        def fill(at: int, view: memoryview) -> None:
+            data = pool.read(*names, first + at // step, pin, counted=False, into=view)
+            if data is None or len(data) != len(view):
+                raise _Missing
+
+        try:
+            whole = large_bytes(high - low, fill, step)
+        except _Missing:
+            return None
+        return whole if low == start and high == stop else memoryview(whole)[start - low : stop - low]
 
     def pieces(self, key: str, etag: str, start: int, stop: int) -> list[Data]:
         """As `read`, block by block; `start` is where one begins, `stop` where one or the object ends.

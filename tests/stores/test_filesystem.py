@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from mountstore.backends._filesystem_names import names_of, segment_of_escaped
+from mountstore.backends._filesystem_objects import read_large
 from mountstore.backends._filesystem_tree import exchange
+from mountstore.backends._large_bytes import LARGE_BYTES
 from mountstore.backends.filesystem import FilesystemStore
-from mountstore.errors import InvalidKey, NotFound, PreconditionFailed, StoreError, StoreFull
+from mountstore.errors import InvalidKey, NotFound, PreconditionFailed, StoreError, StoreFull, Unavailable
 from mountstore.store import ObjectStore
 from tests.stores.conformance import ODD_KEYS, PersistentStoreConformance, listed_entries
 from tests.stores.files import open_descriptors, paths
@@ -54,6 +57,47 @@ def root(tmp_path: Path) -> Path:
 def store(root: Path) -> Iterator[FilesystemStore]:
     with FilesystemStore(root, durable=False) as store:
         yield store
+
+
+# -- large reads --------------------------------------------------------------------------------------
+
+
+def test_large_ranges_come_whole_and_as_bytes(store: FilesystemStore) -> None:
+    data = random.Random(0).randbytes(LARGE_BYTES + 12_345)
+    etag = store.put("large", data).etag
+    whole = store.get("large", if_match=etag)
+    assert type(whole) is bytes
+    assert whole == data
+    assert hash(whole) == hash(data)
+    for start, stop in ((1, None), (12_345, None), (0, LARGE_BYTES), (77, LARGE_BYTES + 77)):
+        assert store.get("large", start, stop) == data[start:stop]
+
+
+@pytest.mark.parametrize("size", [1, 5000, LARGE_BYTES + 1])
+def test_what_is_shorter_than_it_was_is_told(tmp_path: Path, size: int) -> None:
+    (tmp_path / "short").write_bytes(b"x" * (size - 1))
+    fd = os.open(tmp_path / "short", os.O_RDONLY)
+    try:
+        with pytest.raises(Unavailable, match="became shorter"):
+            read_large("short", fd, 0, size)
+    finally:
+        os.close(fd)
+
+
+def test_reading_to_a_given_place(store: FilesystemStore, root: Path) -> None:
+    store.put("k", b"content")
+    place = bytearray(10)
+    assert bytes(store.get_into("k", memoryview(place))) == b"content"
+    assert place == b"content\0\0\0"
+    assert len(store.get_into("k", memoryview(place)[:6])) == 0
+    store.put("empty", b"")
+    assert len(store.get_into("empty", memoryview(place))) == 0
+    assert place == b"content\0\0\0"
+    for key in ("none", "none/"):
+        with pytest.raises(NotFound):
+            store.get_into(key, memoryview(place))
+    (root / "folder").mkdir()
+    assert len(store.get_into("folder/", memoryview(place))) == 0
 
 
 # -- natural files ------------------------------------------------------------------------------------

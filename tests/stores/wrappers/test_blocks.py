@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from mountstore.backends._large_bytes import LARGE_BYTES
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.backends.memory import DictStore
 from mountstore.errors import (
@@ -305,6 +306,39 @@ def test_block_by_block(main: Main) -> None:
     assert [*map(bytes, store.get_blocks("k", 0, len(DATA), if_match=etag))] == wanted
     with pytest.raises(PreconditionFailed):
         store.get_blocks("k", 0, STEP, if_match="another")
+
+
+@pytest.mark.parametrize("writers", [0, 1])
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_a_large_range_that_is_here(main: Main, tmp_path: Path, kind: str, writers: int) -> None:
+    data = random.Random(1).randbytes(LARGE_BYTES + 3 * STEP + 7)
+    made = FilesystemStore(tmp_path, durable=False) if kind == "folder" else DictStore()
+    store = CachingStore(main, made, block_bytes=100 * STEP, writers=writers)
+    etag = put(main, data=data)
+    assert bytes(store.get("k")) == data
+    if kind == "folder":
+        assert store.flush(20)
+    main.ranges.clear()
+    read = store.stats.hits
+    for start, stop in ((0, None), (0, len(data)), (STEP, None), (STEP, len(data) - 1), (0, LARGE_BYTES)):
+        assert bytes(store.get("k", start, stop)) == data[start:stop]
+        assert bytes(store.get("k", start, stop, if_match=etag)) == data[start:stop]
+    assert main.ranges == []
+    assert store.stats.hits - read == 10 * 42
+    assert store.stats.misses == 42
+    # A block that is damaged or gone is fetched again, and nothing else.
+    if kind == "folder":
+        assert store.flush(20)
+        names = {name.split("-")[2]: name for name in os.listdir(tmp_path) if name.count("-") == 3}
+        damaged = tmp_path / names["5"]
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+        (tmp_path / names[f"{29:x}"]).unlink()
+        assert bytes(store.get("k")) == data
+        assert sorted(low for low, _ in main.ranges) == [500, 2900]
+        main.ranges.clear()
+        assert bytes(store.get("k")) == data
+        assert main.ranges == []
+    store.close()
 
 
 def test_a_copy_that_was_overwritten_inherits_nothing(main: Main) -> None:
