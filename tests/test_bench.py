@@ -14,6 +14,8 @@ import pytest
 
 from scripts.benchmarks import plot
 from scripts.benchmarks.rows import SHORT, long_rows, rows
+from scripts.benchmarks.stores.table import ORIGINAL, OURS, Result
+from scripts.benchmarks.stores.work import Seconds
 from tests.servers import S3Server
 from tests.services import Service, redis_server
 
@@ -233,6 +235,35 @@ def test_keys_in_folders(work: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_rounds_of_stores_end_in_time(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    for limit, rounds in (("0", 1), ("10", 3)):
+        words = ("--only", "file,memory", "--rounds", "3", "--minutes", limit, "--json", str(out))
+        done = bench_stores(work, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = measured(out)
+        assert f"medians of {rounds} rounds" in done.stdout
+        assert found["sizes"]["rounds"] == rounds
+        for pair in found["pairs"]:
+            assert {len(values) for values in pair["seconds"]["ours"].values()} == {rounds}
+            noises = pair["noise"]["plain"].values()
+            assert all(noise is None if rounds == 1 else noise >= 0 for noise in noises)
+        asked = [line.split()[1] for line in done.stderr.splitlines() if line.endswith("...")]
+        assert asked == ["file", "memory"] * rounds
+
+
+def test_ratios_are_those_of_medians() -> None:
+    result = Result("file", OURS)
+    for name, samples in ((OURS, (1.0, 2.0, 9.0)), (ORIGINAL, (2.0, 4.0, 6.0))):
+        result.columns[name] = seconds = Seconds()
+        for sample in samples:
+            seconds.add("put", sample, 1)
+    assert result.ratio("put", ORIGINAL) == 2.0 / 4.0
+    assert result.noise("put", ORIGINAL) == (1.0 - 0.5) / 2
+    assert result.ratio("get", ORIGINAL) is None
+    assert result.noise("get", ORIGINAL) is None
+
+
 FORGETFUL = """
 class FilesystemStore:
     def __init__(self, root):
@@ -257,6 +288,7 @@ def test_another_implementation_is_measured_beside_ours_and_held_to_its_bytes(
     done = bench_stores(work, "--only", "file", "--original", str(package.parent))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| original | × |" in done.stdout
+    assert "plain" not in done.stdout
     (package / "fs.py").write_text(FORGETFUL)
     done = bench_stores(work, "--only", "file", "--original", str(package.parent))
     assert done.returncode == 1, done.stdout + done.stderr

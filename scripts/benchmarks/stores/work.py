@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Sizes:
     folders: int = 0
 
 
-FULL = Sizes(small=3000, small_bytes=KIB, large=3, large_bytes=64 * MIB, rounds=5)
+FULL = Sizes(small=3000, small_bytes=KIB, large=2, large_bytes=64 * MIB, rounds=9)
 SHORT = Sizes(small=60, small_bytes=KIB, large=1, large_bytes=2 * MIB, rounds=1)
 
 
@@ -61,8 +62,8 @@ class Seconds:
     def add(self, row: str, seconds: float, count: int) -> None:
         self.of[row].append(seconds / count)
 
-    def best(self, row: str) -> float | None:
-        return min(self.of[row], default=None)
+    def median(self, row: str) -> float | None:
+        return statistics.median(self.of[row]) if self.of[row] else None
 
 
 def small_round(subject: Subject, sizes: Sizes, seconds: Seconds, clock: Clock) -> None:
