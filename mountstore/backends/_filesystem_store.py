@@ -221,7 +221,8 @@ class FileStore(ObjectStore):
             with self._tree.locks.hold(lock_name(names)):
                 try:
                     place, found = self._tree.find(names)
-                    check_etag(key, etag_of(found), if_match)
+                    if if_match is not None:
+                        check_etag(key, etag_of(found), if_match)
                     self._remove(key, place)
                 except OSError as error:
                     if error.errno not in ABSENT:

@@ -25,14 +25,20 @@ import errno
 import os
 from collections.abc import Iterator
 
-from mountstore.backends._arguments import check_key
+from mountstore.backends._arguments import check_key, flat
 from mountstore.backends._filesystem_listing import Listing
 from mountstore.backends._filesystem_names import NAME_BYTES, names_of
-from mountstore.backends._filesystem_objects import MAX_METADATA_BYTES, Names, ObjectFiles, open_tree
+from mountstore.backends._filesystem_objects import (
+    MAX_METADATA_BYTES,
+    Names,
+    ObjectFiles,
+    open_tree,
+    write,
+)
 from mountstore.backends._filesystem_store import FileStore
 from mountstore.backends._filesystem_tree import lock_name, translated
 from mountstore.errors import InvalidKey, PreconditionFailed
-from mountstore.store import Capabilities, ObjectInfo, Page
+from mountstore.store import Capabilities, Data, ObjectInfo, Page
 
 _FOLDERS = 4096
 
@@ -135,6 +141,50 @@ class FilesystemStore(FileStore):
             yield from Listing(self._tree, prefix, after, grouped=grouped, stats=stats).entries(names, base)
         except OSError as error:
             raise translated(error, None) from error
+
+    # -- for who is alone with the store ------------------------------------------------------------
+
+    def keep(self, key: str, data: Data) -> None:
+        """`put` for who is the only one with this key, and asks for no etag; a cache.
+
+        The object is there whole or not at all, as ever. But no lock is taken, so a conditional put or a
+        delete at the same time may come between; and two versions may have one etag.
+        """
+        names, tree = self._names(key), self._tree
+        if tree.durable or len(names) > 1:
+            self.put(key, data)
+            return
+        try:
+            name, fd = tree.new_file()
+        except OSError as error:
+            raise translated(error, key) from error
+        try:
+            write(fd, key, flat(data))
+            tree.place(tree.writing, name, tree.root, names[0])
+        except BaseException as error:
+            tree.discard(name)
+            if isinstance(error, OSError):
+                raise translated(error, key) from error
+            raise
+        finally:
+            os.close(fd)
+
+    def drop(self, key: str) -> None:
+        """`delete` of what `keep` put, if it is there, in the same way."""
+        names = self._names(key)
+        if self._tree.durable or len(names) > 1:
+            self.delete(key, missing_ok=True)
+            return
+        try:
+            os.unlink(names[0], dir_fd=self._tree.root)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            self.delete(key, missing_ok=True)
+        except OSError as error:
+            raise translated(error, key) from error
+
+    # -- names ------------------------------------------------------------------------------------
 
     def _located(self, key: str) -> tuple[Names, bytes]:
         # Most keys need no escaping, nor did the last one of the same folder: what is known of that is kept.

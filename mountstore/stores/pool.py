@@ -12,13 +12,14 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from zlib_ng import zlib_ng
 
 from mountstore.backends._arguments import flat
 from mountstore.backends._filesystem_store import FileStore
+from mountstore.backends.filesystem import FilesystemStore
 from mountstore.errors import Corrupted, NotFound, StoreError
 from mountstore.store import Data, ObjectStore
 from mountstore.stores.pauses import Pause
@@ -30,6 +31,7 @@ _log = logging.getLogger("mountstore.stores")
 MAX_BLOCKS = 65_536  # an entry takes up to a KiB of memory
 _PROTECTED = 0.8
 _SPARED_BYTES = 64 << 20  # or a quarter of the disk, if that is less
+_ROOM_S = 0.02  # for which so much of a disk is taken to be free
 _EPOCHS = 4096
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{8})(?:-([0-9a-f]{8}))?")
 _QUEUED, _WRITING, _STORED = range(3)
@@ -137,7 +139,12 @@ class BlockPool:
         self._epochs = [0] * _EPOCHS
         self._reading = Pause()
         self._writing = Pause()
+        self._spare_bytes, self._spare_until = 0, 0.0
         self._disk = cache if isinstance(cache, FileStore) else None
+        self._put: Callable[[str, Data], object] = cache.put
+        self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
+        if isinstance(cache, FilesystemStore):
+            self._put, self._delete = cache.keep, cache.drop
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -268,9 +275,7 @@ class BlockPool:
         size = len(data)
         if (self._writing.failures or not self._loaded) and not self._can_write():
             return
-        if self.has(key, etag, number):
-            return
-        if self.is_scarce(size) and self.give_way(size, pinned=False) < size:
+        if self.is_scarce(size) and (self.has(key, etag, number) or self.give_way(size, pinned=False) < size):
             return
         block = Block(key, etag, number, size, pin=pin)
         block.used, block.data, block.state = used, data, _QUEUED
@@ -317,7 +322,7 @@ class BlockPool:
         began = time.monotonic()
         kept = False
         try:
-            self.cache.put(block.name, data)
+            self._put(block.name, data)
             kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)
@@ -358,13 +363,20 @@ class BlockPool:
         """Whether so many bytes more would leave its disk less than is spared for others."""
         if self._disk is None:
             return False
+        now = time.monotonic()
+        if size <= self._spare_bytes and now < self._spare_until:
+            self._spare_bytes -= size
+            return False
         try:
             free, total = self._disk.room()
         except OSError:
             return False  # the write will tell
         if self.writers is not None:
-            size += self.writers.waiting_bytes
-        return free - size < min(total // 4, _SPARED_BYTES)
+            free -= self.writers.waiting_bytes
+        spare = free - size - min(total // 4, _SPARED_BYTES)
+        # Half of it is for others, until the disk is asked again.
+        self._spare_bytes, self._spare_until = spare // 2, now + _ROOM_S
+        return spare < 0
 
     def give_way(self, size: int, *, pinned: bool = True) -> int:
         """Drop blocks of so many bytes in all, in the order of evictions, and pinned ones last or not at all;
@@ -402,7 +414,7 @@ class BlockPool:
         """Delete what is not to be found any more; until it is deleted it counts as used."""
         began = time.monotonic()
         try:
-            self.cache.delete(name, missing_ok=True)
+            self._delete(name)
         except (StoreError, OSError) as error:
             self._failed("deleting", error, self._writing, began)
             with self._lock:

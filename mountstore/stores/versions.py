@@ -61,7 +61,7 @@ class Versions:
             return known[1]
         if len(self._names) >= _NAMES:
             self._names.clear()
-        names = digest(key), digest(etag)
+        names = digest(key) if known is None else known[1][0], digest(etag)
         self._names[key] = etag, names
         return names
 
@@ -172,7 +172,7 @@ class Versions:
             finally:
                 self._flights.end(wanted.names, mine, flight)
             for number, other in others.items():
-                other.landed.wait()
+                other.wait()
                 if number in other.blocks:
                     found[number] = other.blocks[number]
             missing = [number for number in missing if number not in found]
@@ -203,7 +203,7 @@ class Versions:
                 # What ends before its reader thought is not kept: it could be cut short.
                 if len(piece) == step or wanted.size is not None or (piece and end >= wanted.stop):
                     brought.append((number, piece))
-        flight.landed.set()
+        flight.land()
         for number, piece in brought:
             pool.insert(*names, number, piece, epoch=epoch, pin=wanted.pin, used=True)
 

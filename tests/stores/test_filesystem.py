@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -98,6 +99,48 @@ def test_reading_to_a_given_place(store: FilesystemStore, root: Path) -> None:
             store.get_into(key, memoryview(place))
     (root / "folder").mkdir()
     assert len(store.get_into("folder/", memoryview(place))) == 0
+
+
+# -- for who is alone with the store ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_is_kept_is_an_object_like_others(root: Path, durable: bool) -> None:
+    with FilesystemStore(root, durable=durable) as store:
+        (root / "folder").mkdir()
+        (root / "folder" / "inner").write_bytes(b"inner")
+        for key in ("k", "a/b", "..", "x" * 300, "folder"):
+            for data in (b"first", memoryview(b"second"), bytearray(b"third")):
+                store.keep(key, data)
+                assert store.get(key) == bytes(data)
+                assert store.head(key).size == len(data)
+        assert store.get("folder/inner") == b"inner"
+        assert sorted(store.keys()) == sorted(("k", "a/b", "..", "x" * 300, "folder", "folder/inner"))
+        for key in ("k", "a/b", "..", "x" * 300, "folder"):
+            store.drop(key)
+            store.drop(key)
+        assert [*store.keys()] == ["folder/inner"]
+        with pytest.raises(InvalidKey):
+            store.keep("", b"x")
+        private = root / PRIVATE
+        assert [*private.glob("writing-*/*")] == []
+
+
+def test_what_cannot_be_kept_leaves_nothing(root: Path, store: FilesystemStore) -> None:
+    store.keep("k", b"old")
+    with pytest.raises(TypeError):
+        store.keep("k", "text")  # type: ignore[arg-type]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(StoreFull):
+            store.keep("k", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert store.get("k") == b"old"
+    assert [*(root / PRIVATE).glob("writing-*/*")] == []
 
 
 # -- natural files ------------------------------------------------------------------------------------
