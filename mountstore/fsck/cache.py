@@ -4,7 +4,7 @@ What is in a cache is a copy, so whatever is wrong is dropped: the next reader f
 of the bound is written down nowhere, a mount adds up the files that it finds; so that account is wrong where
 the files are more than the mount that had the cache last was allowed to keep.
 
-    blocks/NAME             a block or a pin, see `stores.pool` and `stores.pins`
+    blocks/NAME             a block or a pin, see `stores.blocks` and `stores.pins`
     blocks/.mountstore~tmp  what was being written, see `backends.filesystem`
 
 Files are looked at as files: to open the cache as a store would clear up in it.
@@ -26,9 +26,10 @@ from mountstore.backends._filesystem_names import PRIVATE
 from mountstore.errors import StoreError
 from mountstore.fsck.findings import Fault, error, note
 from mountstore.store import ObjectInfo, ObjectStore
+from mountstore.stores.blocks import Block, block_of, digest
 from mountstore.stores.caching import BLOCK_BYTES
 from mountstore.stores.pins import PREFIX, Pin
-from mountstore.stores.pool import MAX_BLOCKS, Block, block_of, digest
+from mountstore.stores.pool import MAX_BLOCKS
 
 _PIECE = 1 << 20
 _DROPPED = "it is dropped, and fetched again when somebody reads it"

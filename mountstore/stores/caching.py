@@ -13,8 +13,9 @@ from mountstore.backends._arguments import clip_range, flat
 from mountstore.backends._filesystem_store import FileStore
 from mountstore.errors import NotFound, PreconditionFailed, StoreFull, UsageError
 from mountstore.store import Data, ObjectInfo, ObjectStore, Upload
+from mountstore.stores.blocks import CacheStats, digest
 from mountstore.stores.pins import Pin
-from mountstore.stores.pool import BlockPool, CacheStats, digest
+from mountstore.stores.pool import BlockPool
 from mountstore.stores.reader import RANGE_BYTES
 from mountstore.stores.versions import Versions
 from mountstore.stores.wrapper import WrapperStore
@@ -88,11 +89,18 @@ class CachingStore(WrapperStore):
         if if_match is not None and conditional and stop is not None and 0 <= start < stop:
             return self._versions.read(key, if_match, start, stop, None)
         info = self._current(key)
-        if if_match is None and not start and stop is None and info.etag and info.size <= self.block_bytes:
-            names, pin = self._versions.named(key, info.etag), self._pool.pins.mark_of(key)
-            held = self._pool.read(*names, 0, pin, counted=False)
-            if held is not None:
-                return held
+        if (
+            if_match is None
+            and not start
+            and stop is None
+            and 0 < info.size <= self.block_bytes
+            and info.etag
+        ):
+            try:
+                return self._versions.read_one(key, info.etag, info.size)
+            except (PreconditionFailed, NotFound):
+                self._forget(key)
+                return self.inner.get(key)
         if if_match is not None and info.etag != if_match:
             if self._ttl_s:  # it may be what we hold that is old
                 self._forget(key)

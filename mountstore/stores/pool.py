@@ -1,19 +1,12 @@
-"""Blocks of objects in a store that serves as a cache: bounded by bytes, those kept that are used again.
-
-A block is named by the key and the etag of its object (as hashes), its number, and a CRC-32 of its bytes;
-so its content is what its name says or it is damaged, and it is never stale: only no longer asked for.
-"""
+"""Blocks of objects in a store that serves as a cache: bounded by bytes, those kept that are used again."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from zlib_ng import zlib_ng
 
@@ -22,6 +15,7 @@ from mountstore.backends._filesystem_store import FileStore
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.errors import Corrupted, NotFound, StoreError
 from mountstore.store import Data, ObjectStore
+from mountstore.stores.blocks import QUEUED, STORED, WRITING, Block, CacheStats, block_of
 from mountstore.stores.pauses import Pause
 from mountstore.stores.pins import PREFIX, Pins
 from mountstore.stores.writers import Writers
@@ -33,69 +27,6 @@ _PROTECTED = 0.8
 _SPARED_BYTES = 64 << 20  # or a quarter of the disk, if that is less
 _ROOM_S = 0.02  # for which so much of a disk is taken to be free
 _EPOCHS = 4096
-_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{8})(?:-([0-9a-f]{8}))?")
-_QUEUED, _WRITING, _STORED = range(3)
-
-
-def digest(text: str) -> str:
-    """A key or an etag as it stands in the names of blocks."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-@dataclass(slots=True)
-class CacheStats:
-    """What a cache did since it was made, in blocks, and what it holds now.
-
-    `errors` counts calls of the cache that failed, and blocks that were damaged.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-    errors: int = 0
-    hit_bytes: int = 0
-    used_bytes: int = 0
-    pinned_bytes: int = 0
-    blocks: int = 0
-    capacity_bytes: int = 0
-
-
-class Block:
-    """One block; `segment` is None once it is not to be found any more."""
-
-    __slots__ = (
-        "_name", "crc", "data", "etag", "key", "number", "pin", "segment", "size", "state", "used",
-    )  # fmt: skip
-
-    def __init__(self, key: str, etag: str, number: int, size: int, crc: int = 0, pin: str = "") -> None:
-        self.key = key
-        self.etag = etag
-        self.number = number
-        self.size = size
-        self.crc = crc
-        self.pin = pin
-        self.state = _STORED
-        self.used = False  # by a reader
-        self.data: Data | None = None  # until it is written
-        self.segment: OrderedDict[Block, None] | None = None
-        self._name = ""
-
-    @property
-    def name(self) -> str:
-        """What it is called in the cache, once its checksum is known."""
-        if not self._name:
-            pin = f"-{self.pin}" if self.pin else ""
-            self._name = f"{self.key}-{self.etag}-{self.number:x}-{self.crc:08x}{pin}"
-        return self._name
-
-
-def block_of(name: str, size: int) -> Block | None:
-    """The block that is called so in a cache; None if no block is."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    key, etag, number, crc, pin = match.groups("")
-    return Block(key, etag, int(number, 16), size, int(crc, 16), pin)
 
 
 class BlockPool:
@@ -204,7 +135,7 @@ class BlockPool:
         with self._lock:
             blocks = self._keys.get(key, {})
             wanted = [blocks.get((etag, number)) for number in numbers]
-            names = [block.name for block in wanted if block is not None and block.state == _STORED]
+            names = [block.name for block in wanted if block is not None and block.state == STORED]
         if len(names) > 1:
             self._disk.will_read(names)
 
@@ -278,7 +209,7 @@ class BlockPool:
         if self.is_scarce(size) and (self.has(key, etag, number) or self.give_way(size, pinned=False) < size):
             return
         block = Block(key, etag, number, size, pin=pin)
-        block.used, block.data, block.state = used, data, _QUEUED
+        block.used, block.data, block.state = used, data, QUEUED
         reserved = False
         while True:
             with self._lock:
@@ -317,7 +248,7 @@ class BlockPool:
             data = block.data
             if block.segment is None or data is None:
                 return
-            block.state = _WRITING
+            block.state = WRITING
         block.crc = zlib_ng.crc32(data)
         began = time.monotonic()
         kept = False
@@ -330,7 +261,7 @@ class BlockPool:
             self._writing.worked()
         with self._lock:
             block.data = None
-            block.state = _STORED
+            block.state = STORED
             if kept and block.segment is not None:
                 return
             if block.segment is not None:
@@ -349,7 +280,7 @@ class BlockPool:
                     return False
                 if not doomed:
                     block = next(iter(self._probation or self._protected), None)
-                    if block is None or block.state == _WRITING:
+                    if block is None or block.state == WRITING:
                         return False
                     self._stats.evictions += 1
             if doomed:
@@ -385,7 +316,7 @@ class BlockPool:
         segments = (self._probation, self._protected, *([self._pinned] if pinned else []))
         while gone < size:
             with self._lock:
-                stored = (block for segment in segments for block in segment if block.state == _STORED)
+                stored = (block for segment in segments for block in segment if block.state == STORED)
                 block = next(stored, None)
                 if block is None:
                     break
@@ -403,9 +334,9 @@ class BlockPool:
                 if block.segment is None:
                     continue
                 self._unlink(block)
-                if block.state == _QUEUED:
+                if block.state == QUEUED:
                     self._free(block.size)
-                if block.state != _STORED:
+                if block.state != STORED:
                     continue  # whoever writes it sees to the rest
             done = self._erase(block.name, block.size) and done
         return done
@@ -448,7 +379,7 @@ class BlockPool:
             found = [
                 block
                 for (version, _), block in self._keys.get(key, {}).items()
-                if version == etag and block.state != _WRITING
+                if version == etag and block.state != WRITING
             ]
             for block in found:
                 self._unlink(block)
@@ -459,7 +390,7 @@ class BlockPool:
         for old in blocks:
             new = Block(key, etag, old.number, old.size, old.crc, pin)
             new.used = old.used
-            if old.state == _QUEUED:
+            if old.state == QUEUED:
                 self._requeue(old, new, epoch)
                 continue
             began = time.monotonic()
@@ -486,14 +417,14 @@ class BlockPool:
             if epoch != self.epoch(new.key) or (new.etag, new.number) in self._keys.get(new.key, ()):
                 self._free(old.size)
                 return
-            new.data, new.state = data, _QUEUED
+            new.data, new.state = data, QUEUED
             self._link(new)
         self._have_written(new)
 
     def drop(self, blocks: Iterable[Block]) -> None:
         """Delete blocks that were taken."""
         for block in blocks:
-            if block.state == _QUEUED:
+            if block.state == QUEUED:
                 with self._lock:
                     block.data = None
                     self._free(block.size)
@@ -514,9 +445,9 @@ class BlockPool:
             stored = dict(self._doomed)
             for block in [*self._probation, *self._protected, *self._pinned]:
                 self._unlink(block)
-                if block.state == _STORED:
+                if block.state == STORED:
                     stored[block.name] = block.size
-                elif block.state == _QUEUED:
+                elif block.state == QUEUED:
                     self._free(block.size)
             self._doomed = dict(stored)
         for page in self.cache.pages():
@@ -613,7 +544,7 @@ class BlockPool:
     def _mark(self, block: Block, pin: str) -> None:
         """A block of a key that has been pinned since is pinned."""
         with self._lock:
-            if block.segment is None or block.state != _STORED:
+            if block.segment is None or block.state != STORED:
                 return
             self._unlink(block)
         self.give([block], block.key, block.etag, epoch=self.epoch(block.key), pin=pin)

@@ -11,8 +11,9 @@ from mountstore.backends._arguments import flat
 from mountstore.backends._large_bytes import LARGE_BYTES, large_bytes
 from mountstore.errors import InvalidRange, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, ObjectStore
+from mountstore.stores.blocks import digest
 from mountstore.stores.flights import Flight, Flights, runs
-from mountstore.stores.pool import BlockPool, digest
+from mountstore.stores.pool import BlockPool
 
 _NAMES = 65_536
 _AHEAD = 16  # blocks that a disk is told of
@@ -83,6 +84,17 @@ class Versions:
         if low > len(whole):
             raise InvalidRange(f"{key!r} ends before {start}", key=key)
         return whole if not low and high >= len(whole) else memoryview(whole)[low:high]
+
+    def read_one(self, key: str, etag: str, size: int) -> Data:
+        """The whole of a version that is one block."""
+        names, pin = self.named(key, etag), self._pool.pins.mark_of(key)
+        data = self._pool.read(*names, 0, pin)
+        if data is None:
+            found: dict[int, Data] = {}
+            is_whole = size <= self.able.whole_read_bytes
+            self._bring(Wanted(key, etag, names, size, size, pin, is_whole), [0], found)
+            data = found[0]
+        return data
 
     def _held(self, key: str, etag: str, start: int, stop: int, size: int) -> Data | None:
         """A large range of what is all here, each block read to where it belongs; else None."""

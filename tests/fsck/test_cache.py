@@ -16,7 +16,7 @@ from mountstore.errors import Unavailable
 from mountstore.fsck import Report, check_cache
 from mountstore.store import Data
 from mountstore.stores import CachingStore
-from mountstore.stores.pool import digest
+from mountstore.stores.blocks import digest
 
 MIB = 1 << 20
 CONTENT = {"large": os.urandom(2 * MIB + 17), "a/small": b"small" * 99, "a/empty": b"", "one": b"1" * MIB}

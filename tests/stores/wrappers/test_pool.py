@@ -19,9 +19,10 @@ from mountstore.backends.filesystem import FilesystemStore
 from mountstore.backends.memory import DictStore
 from mountstore.errors import StoreFull, Unavailable
 from mountstore.store import Data, ObjectInfo
+from mountstore.stores.blocks import digest
 from mountstore.stores.pauses import Pause
 from mountstore.stores.pins import Pin
-from mountstore.stores.pool import BlockPool, digest
+from mountstore.stores.pool import BlockPool
 from tests.mount.waiting import wait_until
 from tests.stores.conformance import in_threads
 from tests.stores.wrappers.stacks import BreakableStore
@@ -186,7 +187,8 @@ def test_the_bound_holds_with_threads_and_writers(tmp_path: Path) -> None:
 FILL = """
 import random, sys
 from mountstore.backends.filesystem import FilesystemStore
-from mountstore.stores.pool import BlockPool, digest
+from mountstore.stores.blocks import digest
+from mountstore.stores.pool import BlockPool
 pool = BlockPool(FilesystemStore(sys.argv[1], durable=False), 3_000_000, writers=2)
 print("begun", flush=True)
 for number in range(1_000_000):
