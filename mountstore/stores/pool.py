@@ -25,7 +25,8 @@ _log = logging.getLogger("mountstore.stores")
 MAX_BLOCKS = 65_536  # an entry takes up to a KiB of memory
 _PROTECTED = 0.8
 _SPARED_BYTES = 64 << 20  # or a quarter of the disk, if that is less
-_ROOM_S = 0.02  # for which so much of a disk is taken to be free
+_AMPLE_BYTES = 64 << 20  # of a disk with 16 times as much to spare nobody takes all of it
+_AMPLE_S = 0.02  # within this time, so it is not asked again for so long
 _EPOCHS = 4096
 
 
@@ -70,7 +71,7 @@ class BlockPool:
         self._epochs = [0] * _EPOCHS
         self._reading = Pause()
         self._writing = Pause()
-        self._spare_bytes, self._spare_until = 0, 0.0
+        self._ample_until = 0.0
         self._disk = cache if isinstance(cache, FileStore) else None
         self._put: Callable[[str, Data], object] = cache.put
         self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
@@ -295,19 +296,18 @@ class BlockPool:
         if self._disk is None:
             return False
         now = time.monotonic()
-        if size <= self._spare_bytes and now < self._spare_until:
-            self._spare_bytes -= size
+        if size <= _AMPLE_BYTES and now < self._ample_until:
             return False
         try:
             free, total = self._disk.room()
         except OSError:
             return False  # the write will tell
         if self.writers is not None:
-            free -= self.writers.waiting_bytes
-        spare = free - size - min(total // 4, _SPARED_BYTES)
-        # Half of it is for others, until the disk is asked again.
-        self._spare_bytes, self._spare_until = spare // 2, now + _ROOM_S
-        return spare < 0
+            size += self.writers.waiting_bytes
+        left = free - size - min(total // 4, _SPARED_BYTES)
+        if left > 16 * _AMPLE_BYTES:
+            self._ample_until = now + _AMPLE_S
+        return left < 0
 
     def give_way(self, size: int, *, pinned: bool = True) -> int:
         """Drop blocks of so many bytes in all, in the order of evictions, and pinned ones last or not at all;
