@@ -254,8 +254,9 @@ class BlockPool:
         began = time.monotonic()
         kept = False
         try:
-            self._put(block.name, data)
-            kept = True
+            if not self._is_taken(block.size):
+                self._put(block.name, data)
+                kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)
         if kept and self._writing.failures:
@@ -308,6 +309,15 @@ class BlockPool:
         if left > 16 * _AMPLE_BYTES:
             self._ample_until = now + _AMPLE_S
         return left < 0
+
+    def _is_taken(self, size: int) -> bool:
+        """Whether others have taken the room on the disk while a block of so many bytes waited."""
+        if self._disk is None or time.monotonic() < self._ample_until:
+            return False
+        try:
+            return self._disk.room()[0] < 2 * size
+        except OSError:
+            return False  # the write will tell
 
     def give_way(self, size: int, *, pinned: bool = True) -> int:
         """Drop blocks of so many bytes in all, in the order of evictions, and pinned ones last or not at all;
