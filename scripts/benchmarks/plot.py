@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,14 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
     longest = max(len(_rows(result)) for result in results)
     size = (2 + 6 * len(results), 1.5 + 0.45 * longest)
+    # A mount has one colour, also where another panel lacks those before it.
+    every = list(dict.fromkeys(name for result in results for name in _names(result)))
+    colours = {name: f"C{position}" for position, name in enumerate(every)}
     figure, panels = pyplot.subplots(1, len(results), figsize=size, squeeze=False)
     for axes, result in zip(panels[0], results, strict=True):
-        _panel(axes, result, with_titles=axes is panels[0][0])
+        _panel(axes, result, colours, with_titles=axes is panels[0][0])
         names = _names(result)
-        handles = [pyplot.Rectangle((0, 0), 1, 1, color=f"C{position}") for position in range(len(names))]
+        handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
         axes.legend(handles, names, loc="lower right", fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
@@ -77,7 +80,7 @@ def _rows(result: Result) -> list[Result]:
     return [row for row in result["rows"] if any(row["results"][name]["median"] for name in names)]
 
 
-def _panel(axes: Any, result: Result, *, with_titles: bool) -> None:
+def _panel(axes: Any, result: Result, colours: Mapping[str, str], *, with_titles: bool) -> None:
     names, rows = _names(result), _rows(result)
     height = 0.8 / len(names)
     for line, row in enumerate(rows):
@@ -89,7 +92,7 @@ def _panel(axes: Any, result: Result, *, with_titles: bool) -> None:
                 continue
             factor = costs[name] / min(costs.values())
             at = line + (position - (len(names) - 1) / 2) * height
-            axes.barh(at, factor, height, color=f"C{position}")
+            axes.barh(at, factor, height, color=colours[name])
             text = f" {medians[name]:.2f} s" if seconds else f" {medians[name]:,.0f}/s"
             axes.text(factor, at, text, va="center", fontsize=6)
     axes.set_xscale("log")
