@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fcntl import F_OFD_SETLK, F_OFD_SETLKW
 from fcntl import fcntl as setlk
@@ -17,6 +17,7 @@ from typing import BinaryIO
 from zlib import crc32
 
 from mountstore.backends._arguments import blocks, clip_range, flat
+from mountstore.backends._direct_io import DirectIO
 from mountstore.backends._filesystem_listing import etag_of
 from mountstore.backends._filesystem_locks import LOCK, STRIPES, UNLOCK
 from mountstore.backends._filesystem_objects import (
@@ -46,6 +47,7 @@ class FileStore(ObjectStore):
     def __init__(self, tree: Tree, files: ObjectFiles) -> None:
         self._tree = tree
         self._files = files
+        self._direct = DirectIO()
 
     def close(self) -> None:
         self._tree.close()
@@ -142,7 +144,7 @@ class FileStore(ObjectStore):
     def get_into(self, key: str, view: memoryview) -> memoryview:
         """`get` of a whole object into the begin of `view`, of which it returns what was filled.
 
-        Nothing is filled if there is more of it than that.
+        Nothing is filled if there is more of it than that. Past the page cache, where that can be.
         """
         names = self._names(key)
         opened = self._files.open(key, names)
@@ -152,28 +154,13 @@ class FileStore(ObjectStore):
         fd, found = opened
         try:
             filled = view[: found.st_size if found.st_size <= len(view) else 0]
-            if not read_fully(fd, filled, 0):
+            if not self._direct.read(fd, filled) and not read_fully(fd, filled, 0):
                 raise Unavailable(f"{key!r} became shorter while it was read; read it again", key=key)
             return filled
         except OSError as error:
             raise translated(error, key) from error
         finally:
             os.close(fd)
-
-    def will_read(self, keys: Iterable[str]) -> None:
-        """These objects are about to be read whole: have the kernel read them from the disk at once, not one
-        after another. A hint: what is not there is passed over."""
-        for key in keys:
-            try:
-                opened = self._files.open(key, self._names(key))
-            except StoreError:
-                continue
-            if opened is not None:
-                fd, found = opened
-                try:
-                    os.posix_fadvise(fd, 0, found.st_size, os.POSIX_FADV_WILLNEED)
-                finally:
-                    os.close(fd)
 
     # -- writing ----------------------------------------------------------------------------------
 

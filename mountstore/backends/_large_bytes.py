@@ -41,15 +41,19 @@ def large_bytes(size: int, fill: Callable[[int, memoryview], None], step: int = 
     try:
         for at in range(0, size, step):
             with view[at : at + step] as piece:
-                # Now, while what the kernel clears is in the processor's cache; a hint, which may fail.
-                first = -(-(begin + at) // _PAGE) * _PAGE
-                last = (begin + at + len(piece)) // _PAGE * _PAGE
-                if first < last:
-                    _madvise(first, last - first, _POPULATE_WRITE)
+                # Now, while what the kernel clears is in the processor's cache.
+                have_pages(begin + at, begin + at + len(piece))
                 fill(at, piece)
     finally:
         view.release()
     return whole
+
+
+def have_pages(first: int, last: int) -> None:
+    """Have the whole pages between two addresses there for writing; a hint, which may fail."""
+    first, last = -(-first // _PAGE) * _PAGE, last // _PAGE * _PAGE
+    if first < last:
+        _madvise(first, last - first, _POPULATE_WRITE)
 
 
 def read_fully(fd: int, view: memoryview, start: int) -> bool:

@@ -7,11 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from mmap import PAGESIZE
 
 from zlib_ng import zlib_ng
 
 from mountstore.backends._arguments import flat
 from mountstore.backends._filesystem_store import FileStore
+from mountstore.backends._lent_memory import MEMORY
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.errors import Corrupted, NotFound, StoreError
 from mountstore.store import Data, ObjectStore
@@ -28,6 +30,7 @@ _SPARED_BYTES = 64 << 20  # or a quarter of the disk, if that is less
 _AMPLE_BYTES = 64 << 20  # of a disk with 16 times as much to spare nobody takes all of it
 _AMPLE_S = 0.02  # within this time, so it is not asked again for so long
 _EPOCHS = 4096
+_LENT_BYTES = 512 << 10
 
 
 class BlockPool:
@@ -73,10 +76,10 @@ class BlockPool:
         self._writing = Pause()
         self._ample_until = 0.0
         self._disk = cache if isinstance(cache, FileStore) else None
-        self._put: Callable[[str, Data], object] = cache.put
+        self._files = cache if isinstance(cache, FilesystemStore) else None
         self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
-        if isinstance(cache, FilesystemStore):
-            self._put, self._delete = cache.keep, cache.drop
+        if self._files is not None:
+            self._delete = self._files.drop
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -129,16 +132,23 @@ class BlockPool:
         into[: block.size] = data
         return into[: block.size]
 
-    def will_read(self, key: str, etag: str, numbers: Iterable[int]) -> None:
-        """Several blocks are about to be read: a disk may bring them at once."""
-        if self._disk is None or self._reading.failures:
-            return
+    def read_run(self, key: str, etag: str, numbers: range, pin: str = "") -> dict[int, Data]:
+        """`read` of several blocks: those that are here, in memory that is used again if they are large."""
         with self._lock:
             blocks = self._keys.get(key, {})
-            wanted = [blocks.get((etag, number)) for number in numbers]
-            names = [block.name for block in wanted if block is not None and block.state == STORED]
-        if len(names) > 1:
-            self._disk.will_read(names)
+            wanted = [(number, block) for number in numbers if (block := blocks.get((etag, number)))]
+            sizes = [block.size if block.data is None else 0 for _, block in wanted]
+        self._stats.misses += len(numbers) - len(wanted)
+        place, at = None, 0
+        if self._disk is not None and sum(sizes) >= _LENT_BYTES:
+            place = MEMORY.lend(sum(size + -size % PAGESIZE for size in sizes))
+        found = {}
+        for (number, _), size in zip(wanted, sizes, strict=True):
+            into = place[at : at + size] if place is not None and size else None
+            at += size + -size % PAGESIZE
+            if (data := self.read(key, etag, number, pin, into=into)) is not None:
+                found[number] = data
+        return found
 
     def has(self, key: str, etag: str, number: int) -> bool:
         """Whether it is here, for all that is known."""
@@ -255,7 +265,12 @@ class BlockPool:
         kept = False
         try:
             if not self._is_taken(block.size):
-                self._put(block.name, data)
+                if self._files is None:
+                    self.cache.put(block.name, data)
+                else:
+                    # A disk that does not keep up is to take what it can into the page cache.
+                    direct = self.writers is not None and not self.writers.is_behind
+                    self._files.keep(block.name, data, direct=direct)
                 kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)

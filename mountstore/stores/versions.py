@@ -16,7 +16,6 @@ from mountstore.stores.flights import Flight, Flights, runs
 from mountstore.stores.pool import BlockPool
 
 _NAMES = 65_536
-_AHEAD = 16  # blocks that a disk is told of
 _PATCHED = 16  # blocks of which a small change is made here, not fetched
 
 Names = tuple[str, str]
@@ -106,7 +105,6 @@ class Versions:
         names, pin = self.named(key, etag), pool.pins.mark_of(key)
         if not all(pool.has(*names, number) for number in range(first, last)):
             return None
-        pool.will_read(*names, range(first, min(last, first + _AHEAD)))
 
         def fill(at: int, view: memoryview) -> None:
             data = pool.read(*names, first + at // step, pin, counted=False, into=view)
@@ -140,15 +138,13 @@ class Versions:
             last = max(min(last, -(-size // step)), first + 1)
         found: dict[int, Data] = {}
         missing = []
-        if last - first > 1:
-            pool.will_read(*names, range(first, min(last, first + _AHEAD)))
+        here = pool.read_run(*names, range(first, last), pin)
         for number in range(first, last):
-            data = pool.read(*names, number, pin)
-            if data is None:
+            if number not in here:
                 missing.append(number)
                 continue
-            found[number] = data
-            if len(data) < step:  # the object ends here
+            found[number] = here[number]
+            if len(here[number]) < step:  # the object ends here
                 last = number + 1
                 break
         if missing:

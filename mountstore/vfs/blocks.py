@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 _GROUP = 8  # blocks that one read-ahead request asks for
+_BEHIND = 8  # blocks that are kept behind a sequential reader of much: requests come out of order
 _MAX_WINDOW = 56  # blocks ahead of a sequential reader
 _GROWTH = 4  # of the window with each read that follows the one before
 _SHARED = 64  # blocks ahead of all sequential readers together
@@ -187,6 +188,8 @@ class BlockCache:
             return
         last = min(-(-stop // BLOCK) + min(window, self._share(cid)), -(-size // BLOCK))
         number = stop // BLOCK
+        if size > self._capacity // 2:
+            self._drop_behind(cid, number - _BEHIND)
         while number < last:
             if (cid, number) in self._blocks or (cid, number) in self._flights:
                 number += 1
@@ -207,6 +210,12 @@ class BlockCache:
                 return  # a full group next time
             self._launch(cid, number, end, size, self.nursery)
             number = end
+
+    def _drop_behind(self, cid: int, end: int) -> None:
+        """The kernel has what a sequential reader of much is through with; its memory serves what comes."""
+        for number in range(end - _GROUP, end):
+            if (cid, number) in self._blocks:
+                self._forget((cid, number))
 
     def _share(self, cid: int) -> int:
         """How far ahead a reader may be, so that nothing is evicted before it is read."""

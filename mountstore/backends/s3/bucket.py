@@ -108,10 +108,10 @@ class BucketStore(BucketCore):
             else:
                 size = result.meta["size"]
                 end = size if stop is None else min(stop, size)
-                if len(data) == end - start and result.range[0] == start:
-                    view = memoryview(data)
-                    if start or end < size or self._is_intact(view, if_match or result.meta["e_tag"]):
-                        return view
+                is_complete = len(data) == end - start and result.range[0] == start
+                in_part = start > 0 or end < size
+                if is_complete and (in_part or self._is_intact(data, if_match or result.meta["e_tag"])):
+                    return data
                 tries = 1
         try:
             return objects.get(self._wire, whole, key, start, stop, if_match, tries=tries)
