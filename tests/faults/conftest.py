@@ -40,7 +40,7 @@ class Bench:
     def mount(self, *options: str, name: str = "mnt", impatient: bool = False, start: bool = True) -> Mount:
         """A mount through the proxy. `impatient`: with time-outs and a deadline of few seconds."""
         env = {**self.case.env, "AWS_ENDPOINT_URL": self.proxy.endpoint}
-        limit_s = 600 if LONG else 240
+        limit_s = 1800 if LONG else 240
         made = self._mounts(self.case, *options, name=name, env=env, start=False, limit_s=limit_s)
         if impatient:
             file = self.base / "impatient.toml"
