@@ -167,7 +167,8 @@ class Versions:
             return None
         total = sum(len(view) for view in views)
         whole = memoryview(head.obj)
-        return whole if whole.nbytes == total and whole.itemsize == 1 else None
+        # Plain bytes: to views of another format, as those of lent memory are, nothing can be assigned.
+        return whole.cast("B") if whole.nbytes == total and whole.itemsize == 1 else None
 
     def _bring(self, wanted: Wanted, missing: list[int], found: dict[int, Data]) -> None:
         """Have these blocks come, each by one of those who ask, and add them to `found`."""

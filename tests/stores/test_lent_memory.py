@@ -12,6 +12,9 @@ import pytest
 from mountstore.backends._direct_io import DirectIO
 from mountstore.backends._lent_memory import LentMemory
 from mountstore.backends.filesystem import FilesystemStore
+from mountstore.backends.s3 import BucketStore
+from mountstore.stores.caching import CachingStore
+from tests.servers import S3Server
 
 MIB = 1 << 20
 
@@ -95,6 +98,18 @@ def test_bytes_are_written_in_the_usual_way(tmp_path: Path) -> None:
     store.keep("k", data, direct=True)
     assert store.get("k") == data
     store.close()
+
+
+def test_what_a_cache_hands_on_is_plain_bytes(tmp_path: Path, versitygw: S3Server) -> None:
+    """Whoever puts a file together assigns it to a part of a buffer."""
+    data = os.urandom(8 * MIB)
+    below = BucketStore(versitygw.new_bucket(), client=versitygw.client())
+    etag = below.put("k", data).etag
+    with CachingStore(below, FilesystemStore(tmp_path, durable=False), capacity_bytes=16 * MIB) as store:
+        for _ in ("an answer of the server", "from the disk"):
+            place = memoryview(bytearray(9 * MIB))
+            place[MIB:] = store.get("k", 0, 8 * MIB, if_match=etag)
+            assert place[MIB:] == data
 
 
 class Refusing:
