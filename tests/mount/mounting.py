@@ -227,6 +227,11 @@ class Mount:
             self.drop_cache()  # it would hide what the store lacks
         return self.start(*more)
 
+    def caches(self) -> list[Path]:
+        """Where this and other mounts keep blocks on the disk; empty if none of them has a cache."""
+        folders = [self.base / "caches", self.base / "home" / "cache" / "mountstore"]
+        return [blocks for folder in folders for blocks in folder.glob("*/blocks")]
+
     def drop_cache(self) -> None:
         """Delete what is kept on the disk of this and other mounts; for when it is not mounted."""
         for caches in [self.base / "caches", self.base / "home" / "cache"]:

@@ -1,6 +1,7 @@
 """fsx: random reads, writes, mappings and truncations of one file, each read compared with what it has to be.
 
-Afterwards a mount with an empty state directory, and the bucket itself, have the same bytes.
+Afterwards a mount with an empty state directory, with the cache that is there and without it, and the bucket
+itself have the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.cases import LONG, make_case
-from tests.mount.mounting import Mounts
+from tests.mount.mounting import CACHE, Mounts
 from tests.mount.tree import digest
 from tests.posix.suites import suite
 
@@ -27,7 +28,7 @@ AT_ONCE = 2
 CACHES: dict[str, tuple[str, ...]] = {
     "default": (),
     "16M": ("--cache", "{base}/caches", "--cache-size", "16M"),
-    **({"on": ("--cache", "{base}/caches"), "off": ("--no-cache",)} if LONG else {}),
+    "off": ("--no-cache",),
 }
 """Options of the mount, by the name of the test."""
 
@@ -110,10 +111,13 @@ def test_fsx(cache: str, request: pytest.FixtureRequest, base: Path, mounts: Mou
     with mount.limit(LIMIT_S), ThreadPoolExecutor(AT_ONCE) as threads:
         said = [*threads.map(lambda one: exercise(program, scratch, mount.root, one), rounds)]
     assert not any(said), "\n".join(said)
+    assert bool(mount.caches()) == (CACHE != "off" if cache == "default" else cache != "off")
     wanted = {one.name: digest(mount.root / one.name) for one in rounds}
     mount.umount()
 
-    mount = mounts(case, *options, name="fresh")
-    assert {one.name: digest(mount.root / one.name) for one in rounds} == wanted
+    for name in ("fresh", "alone"):
+        mount = mounts(case, *options, name=name)
+        assert {one.name: digest(mount.root / one.name) for one in rounds} == wanted
+        mount.umount()
+        mount.drop_cache()
     assert {key: hashlib.sha256(case.read(key)).hexdigest() for key in case.keys() if key} == wanted
-    mount.umount()

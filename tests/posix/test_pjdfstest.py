@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.cases import StoreCase
-from tests.mount.mounting import Mounts
+from tests.mount.cases import S3_SERVERS, StoreCase
+from tests.mount.mounting import CACHE, Mounts
 from tests.posix.suites import suite
 
 pytestmark = pytest.mark.timeout(1500)  # the first to come builds the suite
@@ -102,4 +102,5 @@ def test_pjdfstest_passes_what_ext4_passes(
     assert failed == [], done.stdout[-8000:]
     assert {name for name, outcome in found.items() if outcome == "skipped"} <= SKIPPED
     assert len(found) == CASES, done.stdout[-3000:]
+    assert bool(mount.caches()) == (store_case.kind in S3_SERVERS and CACHE != "off")
     mount.umount()
