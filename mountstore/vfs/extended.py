@@ -15,6 +15,7 @@ from mountstore.errors import StoreFull
 from mountstore.stores.caching import uncached
 from mountstore.vfs.assembly import Assembly
 from mountstore.vfs.blocks import BLOCK
+from mountstore.vfs.clock import file_time_ns
 from mountstore.vfs.extras import XATTRS, metadata_for
 from mountstore.vfs.names import NAME_MAX
 from mountstore.vfs.rows import ROOT_INO, Dentry, Node
@@ -160,7 +161,7 @@ class Extended(Assembly):
         now = time.time_ns()
         if node.atime_ns > max(node.mtime_ns, node.ctime_ns) and node.atime_ns + _DAY_NS > now:
             return
-        node.atime_ns = now
+        node.atime_ns = file_time_ns()
         with self._index.transaction():
             self._index.save(node)
 

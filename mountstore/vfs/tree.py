@@ -13,6 +13,7 @@ import secrets
 import stat
 import time
 
+from mountstore.vfs.clock import file_time_ns
 from mountstore.vfs.content import Content
 from mountstore.vfs.extras import XATTRS
 from mountstore.vfs.failpoints import failpoint
@@ -178,8 +179,7 @@ class Tree:
     def changed_content(self, node: Node) -> None:
         """The bytes of the node are new ones; the caller saves it."""
         node.cid = self._index.new_id()
-        now = time.time_ns()
-        node.mtime_ns = node.ctime_ns = now
+        node.mtime_ns, node.ctime_ns = file_time_ns(), time.time_ns()
         if node.nlink:
             self.want(node, self._checkpoint_ns if node.writers else None)
 
@@ -200,7 +200,7 @@ class Tree:
         return marker is not None and marker.etag is not None
 
     def _changed_entries(self, parent: Node, now_ns: int) -> None:
-        parent.mtime_ns = parent.ctime_ns = now_ns
+        parent.mtime_ns, parent.ctime_ns = file_time_ns(), now_ns
         if parent.marker and parent.ino != ROOT_INO:
             # The times travel with the marker; a directory in use would else cost a request a change.
             parent.mid = self._index.new_id()
@@ -210,10 +210,10 @@ class Tree:
     # -- making ------------------------------------------------------------------------------------
 
     def new_node(self, mode: int, uid: int, gid: int, now_ns: int) -> Node:
-        new_id = self._index.new_id
+        new_id, mtime_ns = self._index.new_id, min(now_ns, file_time_ns())
         return Node(
             (
-                new_id(), mode, 1, uid, gid, 0, 0, now_ns, now_ns, now_ns, None, new_id(), 0, new_id(), 1,
+                new_id(), mode, 1, uid, gid, 0, 0, mtime_ns, mtime_ns, now_ns, None, new_id(), 0, new_id(), 1,
                 None, None, None, 0, 0, 0, None, 0,
             )
         )  # fmt: skip

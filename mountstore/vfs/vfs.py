@@ -21,6 +21,7 @@ from mountstore.errors import StoreError
 from mountstore.store import Data
 from mountstore.vfs.assembly import DirHandle, Handle
 from mountstore.vfs.blocks import BLOCK
+from mountstore.vfs.clock import file_time_ns
 from mountstore.vfs.content import Stale
 from mountstore.vfs.extended import Extended
 from mountstore.vfs.failpoints import failpoint
@@ -290,7 +291,7 @@ class Vfs(Extended):
             self._content.truncate(node, changes.size)
             self._tree.changed_content(node)
         elif changes.size is not None:
-            node.mtime_ns = now
+            node.mtime_ns = file_time_ns()
         if changes.mode is not None:
             node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode)
         if changes.uid is not None:

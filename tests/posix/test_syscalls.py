@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.cases import LONG, S3_SERVERS, StoreCase, make_case
+from tests.mount.cases import LONG, S3_SERVERS, StoreCase, local_case, make_case
 from tests.mount.mounting import Mount, Mounts, detach
 from tests.mount.waiting import wait_until
 
@@ -376,3 +376,20 @@ def _is_gone(mount: Mount) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def test_what_is_touched_after_something_is_not_older(base: Path, mounts: Mounts) -> None:
+    """touch(1) leaves the time to the kernel; make(1) and whoever else compares times needs one clock."""
+    mount = mounts(local_case("sqlite", base))
+    for number in range(20):
+        first, second, folder = (mount.root / f"{name}{number}" for name in ("a", "b", "c"))
+        second.touch()
+        first.write_bytes(b"made by the daemon")
+        os.utime(second)
+        folder.mkdir()
+        times = [path.stat().st_mtime_ns for path in (first, second, folder)]
+        assert times == sorted(times)
+        os.utime(first)
+        os.utime(folder)
+        assert min(first.stat().st_mtime_ns, folder.stat().st_mtime_ns) >= times[-1]
+    mount.umount()
