@@ -101,8 +101,14 @@ class Store(OpenedStore):
             held = namespace.cache is CachePolicy.MIRROR and cache.holds(namespace, key, info.etag)
             sure = objects.capabilities.conditional_get or objects.head(place).etag == info.etag
             if sure and not held:
-                content = data if len(data) == info.size else ObjectReader(objects, info).as_file()
-                cache.keep(namespace, key, content, info.size, info.etag)
+                if len(data) == info.size:
+                    cache.keep(namespace, key, data, info.size, info.etag)
+                else:
+                    with self._at_backend("load") as work:  # it goes from one to the other
+                        work.volume = info.size
+                        cache.keep(
+                            namespace, key, ObjectReader(objects, info).as_file(), info.size, info.etag
+                        )
             return data
         return self._load(key, size, offset)
 
@@ -159,12 +165,12 @@ class Store(OpenedStore):
                 part = last_part(info.key)
                 if is_listed(part) and part.endswith(DELETED) is deleted:
                     yield item_of(part.removesuffix(DELETED), info)
-            page = self._page(pages)
+            page = self._page(pages) if page.after is not None else None
 
     def _listed_twice(self, items: Iterator[ItemInfo], prefix: str, deleted: bool) -> Iterator[ItemInfo]:
         # What moves from behind the place of the listing to before it would not be seen by one.
         seen: set[str] = set()
-        again = self._items(Page([]), self._objects.pages(prefix), deleted)
+        again = self._items(Page([], after=""), self._objects.pages(prefix), deleted)
         for item in itertools.chain(items, again):
             if item.name not in seen:
                 seen.add(item.name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from borgstore.store import Store as TheirStore
 
 from mountstore.errors import NotFound, UsageError
 from mountstore.namespaces import Store
@@ -38,7 +42,7 @@ def test_every_operation_is_counted() -> None:
         assert stats[f"{operation}_calls"] == calls, operation
         assert stats[f"{operation}_time"] > 0
         assert f"backend_{operation}_calls" in stats
-    assert stats["list_calls"] >= 1
+    assert stats["list_calls"] == stats["backend_list_calls"] == 1
     assert (stats["store_volume"], stats["backend_store_volume"], stats["cache_store_volume"]) == (10, 10, 10)
     assert (stats["load_volume"], stats["backend_load_volume"], stats["cache_load_volume"]) == (4, 0, 4)
     assert stats["store_throughput"] == pytest.approx(10 / stats["store_time"])
@@ -87,3 +91,76 @@ def test_our_name_wins_and_nonsense_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MOUNTSTORE_BANDWIDTH", "fast")
     with pytest.raises(UsageError, match="MOUNTSTORE_BANDWIDTH is a whole number"):
         Store("memory:", config={"data": {"levels": [1]}})
+
+
+LATENCY_S = 10**6  # more than anything takes by itself
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A backend at such a distance, with a byte a second; what was to be slept instead of sleeping it."""
+    monkeypatch.setenv("BORGSTORE_LATENCY", str(LATENCY_S * 10**6))
+    monkeypatch.setenv("BORGSTORE_BANDWIDTH", "8")
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+def drained(slept: list[float]) -> list[int]:
+    """Each as the bytes it was for, since no call takes half a second."""
+    found = [round(seconds - LATENCY_S) for seconds in slept]
+    slept.clear()
+    return found
+
+
+@pytest.mark.parametrize("policy", ["mirror", "write-through"])
+def test_the_cache_is_not_slowed(policy: str, far: list[float]) -> None:
+    store = Store("memory:", config={"data": {"levels": [1], "cache": policy}}, cache_url="memory:")
+    store.create()
+    with store:
+        store.store("data/abcd", b"0123456789")
+        assert drained(far) == [10]
+        store.load("data/abcd", size=4)
+        # The backend is asked whether the item is as it was; its bytes come from the cache, or do not.
+        assert drained(far) == ([0] if policy == "write-through" else [0, 4])
+        store.cache_invalidate()
+        assert drained(far) == []
+        store.load("data/abcd", size=4)
+        assert drained(far) == [0, 4, 10]  # what was asked for, and the whole for the cache
+        store.delete("data/abcd")
+        assert drained(far) == [0]
+        assert store.stats["backend_load_volume"] == 14 + 4 * (policy == "mirror")
+
+
+def test_a_listing_sleeps_only_the_remainder(far: list[float], tmp_path: Path) -> None:
+    def slept(store: Any) -> list[float]:
+        store.create()
+        with store:
+            store.store("data/x", b"")
+            far.clear()
+            assert [item.name for item in store.list("data")] == ["x"]
+        return [*far]
+
+    config = {"data": {"levels": [0]}}
+    (ours,) = slept(Store(f"file://{tmp_path}/ours", config=config))
+    (theirs,) = slept(TheirStore(f"file://{tmp_path}/theirs", config=config))
+    assert ours < LATENCY_S
+    assert theirs == LATENCY_S
+
+
+def test_calls_of_one_moment_wait_side_by_side(
+    far: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each is late by itself, as it would be over a network; in the original one is late after the other."""
+
+    def at_once(store: Any, deadline_s: float) -> bool:
+        together = threading.Barrier(4, timeout=deadline_s)
+        store.create()
+        with store, monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+            patched.setattr(time, "sleep", lambda _: together.wait())
+            calls = [pool.submit(store.info, "data/x") for _ in range(4)]
+            return all(call.exception() is None for call in calls)
+
+    config = {"data": {"levels": [0]}}
+    assert at_once(Store("memory:", config=config), 30)
+    assert not at_once(TheirStore(f"file://{tmp_path}/theirs", config=config), 1)

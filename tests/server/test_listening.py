@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
+import hmac
 import os
+import secrets
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from borgstore.server.rest import BorgStoreRESTRequestHandler
 
 from mountstore.server.auth import Gate, hash_password, read_password
 from tests.server.serving import (
@@ -71,6 +78,71 @@ def test_name_and_password_let_in(tmp_path: Path, password_file: Path) -> None:
             assert client.ask("GET", "/data/x").status == 401, wrong
         client.authorization = basic("me", PASSWORD).replace("Basic", "bAsIc")
         assert client.ask("GET", "/data/x").status == 200
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What was done to decide: each scrypt, with the length of its salt, and each comparison in constant
+    time, with the length of what it compares to, on which alone its time depends."""
+    done: list[tuple[str, int]] = []
+    scrypt, compare = hashlib.scrypt, hmac.compare_digest
+
+    def scrypted(password: bytes, *, salt: bytes, **options: int) -> bytes:
+        done.append(("scrypt", len(salt)))
+        return scrypt(password, salt=salt, **options)
+
+    def compares(given: Any, kept: Any) -> bool:
+        done.append(("compare", len(kept)))
+        return compare(given, kept)
+
+    monkeypatch.setattr(hashlib, "scrypt", scrypted)
+    monkeypatch.setattr(hmac, "compare_digest", compares)
+    monkeypatch.setattr(secrets, "compare_digest", compares)
+    return done
+
+
+def test_who_guesses_learns_nothing_from_the_work(compared: list[tuple[str, int]]) -> None:
+    """The same is done for a right password, a wrong one of any length and an unknown name. The original
+    does not look at the password of an unknown name, and compares passwords instead of hashes."""
+    guesses = [("me", PASSWORD), ("me", "x"), ("me", "x" * 999), ("you", PASSWORD), ("", ""), ("mei", "x")]
+
+    def works(admits: Callable[[str], bool]) -> list[list[tuple[str, int]]]:
+        found = []
+        for user, password in guesses:
+            compared.clear()
+            assert admits(basic(user, password)) == ((user, password) == guesses[0])
+            found.append([*compared])
+        return found
+
+    text = hash_password(PASSWORD)
+    ours = works(lambda authorization: Gate("me", text).admits(authorization.encode()))
+    assert ours == [[("compare", 0), ("scrypt", 16), ("compare", 2), ("compare", 32)]] * len(guesses)
+    server = SimpleNamespace(username="me", password="x" * 30)  # it compares text of ASCII alone
+    guesses[0] = ("me", server.password)
+
+    def original(authorization: str) -> bool:
+        handler: Any = SimpleNamespace(server=server, headers={"Authorization": authorization})
+        return bool(BorgStoreRESTRequestHandler._check_auth(handler))
+
+    theirs = works(original)
+    assert theirs[0] == [("compare", 2), ("compare", 30)]
+    assert theirs[-1] == [("compare", 2)]
+
+
+def test_a_second_guess_is_no_shorter(compared: list[tuple[str, int]]) -> None:
+    """What was right once is known again without scrypt; what was wrong is not."""
+    gate = Gate("me", hash_password(PASSWORD))
+    for user, password, hashes in [
+        ("me", "x", 1),
+        ("me", "x", 1),
+        ("me", PASSWORD, 1),
+        ("me", PASSWORD, 0),
+        ("me", "x", 1),
+        ("you", PASSWORD, 1),
+    ]:
+        compared.clear()
+        gate.admits(basic(user, password).encode())
+        assert [work for work, _ in compared].count("scrypt") == hashes
 
 
 @pytest.mark.parametrize("kind", ["file", "hash", "variable", "credential"])
