@@ -283,6 +283,23 @@ def test_a_source_that_is_deleted_meanwhile_is_no_error() -> None:
         copy_object(source, "b", target, "c")
 
 
+def test_objects_go_side_by_side() -> None:
+    class Meeting(DictStore):
+        """Each put waits for three others."""
+
+        together = threading.Barrier(4, timeout=30)
+
+        def put(self, key: str, data: Any, **options: Any) -> Any:
+            self.together.wait()
+            return super().put(key, data, **options)
+
+    source, target = DictStore(), Meeting()
+    for number in range(16):
+        source.put(f"{number}", b"%d" % number)
+    assert counts(copy_store(source, target, workers=4)) == (16, 0, 0)
+    assert contents(target) == contents(source)
+
+
 def test_memory_is_bounded(tmp_path: Path) -> None:
     size = 48 * MIB
     with (

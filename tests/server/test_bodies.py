@@ -179,6 +179,7 @@ def test_memory_stays_bounded(tmp_path: Path, kind: str, at_once: int, most: int
         pieces = json.dumps([[f"data/{number}", 0, share] for number in range(at_once)]).encode()
         assert served.ask("POST", "/?cmd=defrag&target=data/all", body=pieces).status == 200
         assert served.ask("HEAD", "/data/all").headers["content-length"] == str(at_once * share)
+        assert len(served.ask("POST", "/?cmd=gather", body=pieces).body) == at_once * share
         assert served.memory_bytes() - before < most
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +36,8 @@ from tests.servers import free_port
 from tests.sshd import Sshd, make_key
 from tests.sshd import sshd as sshd_server
 from tests.stores.conformance import KEY_SETS, ODD_KEYS, PersistentStoreConformance
+
+DEADLINE_S = 60
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +187,49 @@ def test_nothing_is_left_behind(store: SftpStore, tmp_path: Path) -> None:
 
 def ended(sessions: list[int], sshd: Sshd) -> bool:
     return not set(sessions) & set(sshd.sessions())
+
+
+class Waiting(io.BytesIO):
+    """Gives nothing until it is told to, and says that it is asked."""
+
+    def __init__(self, data: bytes, asked: threading.Semaphore, go_on: threading.Event) -> None:
+        super().__init__(data)
+        self._asked, self._go_on = asked, go_on
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._asked.release()
+        assert self._go_on.wait(DEADLINE_S)
+        return super().read(size)
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def test_many_at_once_share_a_few_connections(sshd: Sshd, tmp_path: Path) -> None:
+    others = set(sshd.sessions())
+    with SftpStore("127.0.0.1", str(tmp_path / "store"), port=sshd.port, connections=3) as store:
+
+        def mine() -> int:
+            return len(set(sshd.sessions()) - others)
+
+        for number in range(10):
+            store.put(f"k{number}", b"x")
+        assert mine() == 1
+        asked, go_on = threading.Semaphore(0), threading.Event()
+        with ThreadPoolExecutor(40) as pool:
+            try:
+                puts = [pool.submit(store.put, f"w{n}", Waiting(b"%d" % n, asked, go_on)) for n in range(40)]
+                for _ in puts:
+                    assert asked.acquire(timeout=DEADLINE_S)
+                assert mine() == 3
+                assert bytes(store.get("k1")) == b"x"  # nobody waits for a connection of one's own
+            finally:
+                go_on.set()
+            assert [put.result(DEADLINE_S).size for put in puts] == [len(b"%d" % n) for n in range(40)]
+        assert all(bytes(store.get(f"w{n}")) == b"%d" % n for n in range(40))
+        assert mine() == 3
 
 
 def test_a_dropped_connection_is_made_again(store: SftpStore, sshd: Sshd) -> None:
