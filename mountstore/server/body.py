@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import threading
 import time
 from abc import ABC, abstractmethod
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import h11
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _SKIP_BLOCK_BYTES = 64 << 10
+_ASIDE_BYTES = 256 << 10  # fewer are hashed sooner than handed to another thread
+
+# A processor each, and one for who writes what is hashed; uploads that find none free hash by themselves.
+_hashing = len(os.sched_getaffinity(0)) - 1
+_turns = threading.BoundedSemaphore(_hashing)
+_threads = ThreadPoolExecutor(max(1, _hashing), "mountstore-hash")
 
 
 class Body(ABC):
@@ -138,24 +147,55 @@ class Hasher:
     def __init__(self, announced: str | None) -> None:
         self._announced = announced
         self._hash = hashlib.sha256() if announced is not None else None
+        self._aside: Future[None] | None = None
 
     def update(self, data: memoryview) -> None:
+        """Hash this now."""
         if self._hash is not None:
+            self.settle()
             self._hash.update(data)
+
+    def update_aside(self, data: memoryview) -> None:
+        """Hash this while the caller goes on, if there is much of it and a processor to spare. It must not
+        change before `settle` has returned."""
+        if self._hash is None or len(data) < _ASIDE_BYTES or not _turns.acquire(blocking=False):
+            self.update(data)
+            return
+        try:
+            self.settle()
+            self._aside = _threads.submit(self._update_and_leave, data)
+        except BaseException:
+            _turns.release()
+            raise
+
+    def settle(self) -> None:
+        """Wait for what is hashed aside."""
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.result()
 
     def check(self) -> None:
         """Raises Refused (422) unless it is what the client announced."""
+        self.settle()
         if self._hash is None or self._announced is None:
             return
         if self._hash.hexdigest() != self._announced.strip().lower():
             raise Refused(422, "the content does not have the hash that was announced; send it again")
+
+    def _update_and_leave(self, data: memoryview) -> None:
+        assert self._hash is not None
+        try:
+            self._hash.update(data)
+        finally:
+            _turns.release()
 
 
 class ArrivingFile(io.RawIOBase):
     """A body as a file that is read once, while it arrives.
 
     The read that would tell its end raises Refused instead if the hash is another than announced; so a
-    store that makes an object of a file only when it has read all of it makes none.
+    store that makes an object of a file only when it has read all of it makes none. What was read is hashed
+    while it is written: until the next read it must stay as it is.
     """
 
     def __init__(self, body: Body, hasher: Hasher, first: Data = b"") -> None:
@@ -173,8 +213,9 @@ class ArrivingFile(io.RawIOBase):
             view[:count] = self._first[:count]
             self._first = self._first[count:]
             return count
+        self._hasher.settle()
         count = self._body.readinto(view)
-        self._hasher.update(view[:count])
+        self._hasher.update_aside(view[:count])
         if self._body.is_complete:
             self._hasher.check()
         return count
