@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import threading
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, BinaryIO, cast
+from weakref import WeakSet
 
 import h11
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 _SKIP_BLOCK_BYTES = 64 << 10
 _ASIDE_BYTES = 256 << 10  # fewer are hashed sooner than handed to another thread
 
-# A processor each, and one for who writes what is hashed; uploads that find none free hash by themselves.
+# A processor each, and one for who writes what is hashed. Where there are more uploads than these, each hashes
+# by itself: another thread is one more to wait for.
 _hashing = len(os.sched_getaffinity(0)) - 1
-_turns = threading.BoundedSemaphore(_hashing)
 _threads = ThreadPoolExecutor(max(1, _hashing), "mountstore-hash")
+_arriving: WeakSet[ArrivingFile] = WeakSet()
 
 
 class Body(ABC):
@@ -156,17 +157,10 @@ class Hasher:
             self._hash.update(data)
 
     def update_aside(self, data: memoryview) -> None:
-        """Hash this while the caller goes on, if there is much of it and a processor to spare. It must not
-        change before `settle` has returned."""
-        if self._hash is None or len(data) < _ASIDE_BYTES or not _turns.acquire(blocking=False):
-            self.update(data)
-            return
-        try:
+        """Hash this while the caller goes on. It must not change before `settle` has returned."""
+        if self._hash is not None:
             self.settle()
-            self._aside = _threads.submit(self._update_and_leave, data)
-        except BaseException:
-            _turns.release()
-            raise
+            self._aside = _threads.submit(self._hash.update, data)
 
     def settle(self) -> None:
         """Wait for what is hashed aside."""
@@ -182,13 +176,6 @@ class Hasher:
         if self._hash.hexdigest() != self._announced.strip().lower():
             raise Refused(422, "the content does not have the hash that was announced; send it again")
 
-    def _update_and_leave(self, data: memoryview) -> None:
-        assert self._hash is not None
-        try:
-            self._hash.update(data)
-        finally:
-            _turns.release()
-
 
 class ArrivingFile(io.RawIOBase):
     """A body as a file that is read once, while it arrives.
@@ -202,6 +189,7 @@ class ArrivingFile(io.RawIOBase):
         super().__init__()
         self._body, self._hasher = body, hasher
         self._first = memoryview(first)
+        _arriving.add(self)
 
     def readable(self) -> bool:
         return True
@@ -215,7 +203,10 @@ class ArrivingFile(io.RawIOBase):
             return count
         self._hasher.settle()
         count = self._body.readinto(view)
-        self._hasher.update_aside(view[:count])
+        if count >= _ASIDE_BYTES and len(_arriving) <= _hashing:
+            self._hasher.update_aside(view[:count])
+        else:
+            self._hasher.update(view[:count])
         if self._body.is_complete:
             self._hasher.check()
         return count
