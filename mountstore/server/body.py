@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _SKIP_BLOCK_BYTES = 64 << 10
 _ASIDE_BYTES = 256 << 10  # fewer are hashed sooner than handed to another thread
 
-# A processor each, and one for who writes what is hashed. Where there are more uploads than these, each hashes
-# by itself: another thread is one more to wait for.
+# A processor each, and one for who writes what is hashed. Where there are more uploads than these, each
+# hashes by itself: another thread is one more to wait for.
 _hashing = len(os.sched_getaffinity(0)) - 1
 _threads = ThreadPoolExecutor(max(1, _hashing), "mountstore-hash")
 _arriving: WeakSet[ArrivingFile] = WeakSet()
