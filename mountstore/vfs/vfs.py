@@ -32,6 +32,9 @@ from mountstore.vfs.tree import fail
 
 log = logging.getLogger(__name__)
 
+MOST_FILE_BYTES = 5 << 40
+"""No S3 server has to take a larger object; holes, too, are sent as zeros."""
+
 _SYMLINK_MAX = 4095
 _WHOLE = 1 << 20  # stored files up to this size are fetched whole before they are changed in part
 _BATCH = 128  # directory entries read from the index at once
@@ -279,9 +282,11 @@ class Vfs(Extended):
     # -- attributes --------------------------------------------------------------------------------
 
     async def setattr(self, ino: int, changes: Changes) -> Node:
-        """Set what is given. Raises EISDIR, EINVAL, EROFS, ENOSPC."""
+        """Set what is given. Raises EISDIR, EINVAL, EROFS, ENOSPC, EFBIG."""
         self._writable()
         node = self._node(ino)
+        if changes.size is not None and changes.size > max(node.size, MOST_FILE_BYTES):
+            raise fail(errno.EFBIG)
         now = time.time_ns()
         trim = False
         if changes.size is not None and changes.size != node.size:
@@ -403,7 +408,7 @@ class Vfs(Extended):
     async def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Put bytes into the journal. Raises ENOSPC, EFBIG; then nothing was written."""
         node = self._file(handle).node
-        if offset + len(data) >= 1 << 62:
+        if offset + len(data) > max(node.size, MOST_FILE_BYTES):
             raise fail(errno.EFBIG)
         if not self._content.room.has(len(data)):
             await self._wait_for_room(node, len(data))

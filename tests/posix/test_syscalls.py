@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from mountstore.vfs.vfs import MOST_FILE_BYTES
 from tests.mount.cases import LONG, S3_SERVERS, StoreCase, local_case, make_case
 from tests.mount.mounting import Mount, Mounts, detach
 from tests.mount.waiting import wait_until
@@ -392,4 +393,18 @@ def test_what_is_touched_after_something_is_not_older(base: Path, mounts: Mounts
         os.utime(first)
         os.utime(folder)
         assert min(first.stat().st_mtime_ns, folder.stat().st_mtime_ns) >= times[-1]
+    mount.umount()
+
+
+def test_a_file_grows_no_larger_than_an_object_may_be(base: Path, mounts: Mounts) -> None:
+    mount = mounts(local_case("sqlite", base))
+    path = mount.root / "f"
+    path.write_bytes(b"kept")
+    with path.open("r+b", buffering=0) as file:
+        for size in (MOST_FILE_BYTES + 1, 1 << 62, (1 << 63) - 1):
+            with pytest.raises(OSError, match="File too large"):
+                file.truncate(size)
+            with pytest.raises(OSError, match="File too large"):
+                os.pwrite(file.fileno(), b"x", size - 1)
+    assert path.read_bytes() == b"kept"
     mount.umount()
