@@ -490,8 +490,11 @@ class Tree:
                     gone = self._remove_name(target_dentry, target, now)
             self._leave_key(dentry, node)
             self._index.delete_dentry(dentry.id)
-            # A name that is replaced keeps its place: whoever reads the directory sees it once.
-            place = target_dentry.id if target_dentry is not None else None
+            # A name that is replaced keeps its place, and one that stays in its directory, too: whoever
+            # reads that sees it once.
+            place = dentry.id if new_parent is parent else None
+            if target_dentry is not None:
+                place = target_dentry.id
             self._index.insert_dentry(new_parent.ino, new_name, node.ino, segment, place)
             if node.is_dir and parent is not new_parent:
                 parent.nlink -= 1

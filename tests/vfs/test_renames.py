@@ -449,3 +449,24 @@ async def test_who_waits_for_a_place_does_not_hasten_what_the_store_refuses(
         await m.write_file("a", b"new")
         await until(lambda: blocked > 4)
         assert refused.fired == 1
+
+
+async def test_who_renames_what_is_read_comes_to_an_end(store: DictStore, state: Path) -> None:
+    """Each name is there once, though it goes away and comes back while the directory is being read."""
+    async with running(store, state) as m:
+        await m.mkdir("d")
+        names = [f"{number:03d}" for number in range(300)]
+        for name in names:
+            await m.write_file(f"d/{name}", b"")
+        handle = m.vfs.opendir((await m.node("d")).ino)
+        seen: list[str] = []
+        after = 0
+        while (batch := (await m.vfs.readdir(handle, after))[0]) and len(seen) < 1000:
+            for dentry, _ in batch:
+                name = os.fsdecode(dentry.name)
+                seen.append(name)
+                await m.rename(f"d/{name}", "d/away")
+                await m.rename("d/away", f"d/{name}")
+            after = batch[-1][0].id
+        m.vfs.releasedir(handle)
+        assert seen == names
