@@ -1,7 +1,7 @@
 """Memory for large answers, lent and used again: a new page costs a fault, which costs more than its copy.
 
-256 MiB that came in answers of 8 MiB, each in memory of its own, spent a quarter of the daemon's time in
-such faults.
+256 files of 1 MiB that were in no page cache took 0.20 s of CPU to read into new memory, 0.10 into such that
+was there.
 """
 
 from __future__ import annotations

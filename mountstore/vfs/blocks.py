@@ -8,6 +8,7 @@ the event loop alone.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -29,6 +30,10 @@ Fetch = Callable[[int, int, int], Awaitable[Sequence[Data]]]
 """(content id, start, stop) -> the bytes, block by block."""
 Widen = Callable[[int, int, int, int], tuple[int, int]]
 """(content id, first block, block behind the last, size) -> the range of blocks to ask for instead."""
+
+
+_Ahead = tuple[int, int, int, int, trio.Event]
+"""(content id, first block, block behind the last, size, what is set in the end) of a read-ahead."""
 
 
 class Readahead:
@@ -77,7 +82,8 @@ class BlockCache:
         self._answers: dict[_Answer, None] = {}  # the one whose blocks were used last comes last
         self._flights: dict[tuple[int, int], trio.Event] = {}
         self._readers: dict[int, float] = {}  # contents that are read in sequence, and when last
-        self._turns = trio.CapacityLimiter(_AT_ONCE)
+        self._waiting: deque[_Ahead] = deque()
+        self._asking = 0  # tasks that take from these
         self.nursery: trio.Nursery | None = None  # where read-ahead runs; none, no read-ahead
 
     def cached(self, cid: int, start: int, stop: int) -> Data | None:
@@ -230,14 +236,22 @@ class BlockCache:
         flight = trio.Event()
         for number in range(first, last):
             self._flights[cid, number] = flight
-        nursery.start_soon(self._load_ahead, cid, first, last, size, flight)
+        self._waiting.append((cid, first, last, size, flight))
+        if self._asking < _AT_ONCE:
+            self._asking += 1
+            nursery.start_soon(self._load_ahead)
 
-    async def _load_ahead(self, cid: int, first: int, last: int, size: int, flight: trio.Event) -> None:
+    async def _load_ahead(self) -> None:
         try:
-            async with self._turns:
-                await self._load(cid, first, last, size)
-        except Exception as error:
-            # Whoever needs the block asks again and gets the error; nobody waits for this one.
-            log.debug("read-ahead of content %d: %s", cid, error)
+            # In this order: tasks that are begun together are run in any.
+            while self._waiting:
+                cid, first, last, size, flight = self._waiting.popleft()
+                try:
+                    await self._load(cid, first, last, size)
+                except Exception as error:
+                    # Whoever needs the block asks again and gets the error; nobody waits for this one.
+                    log.debug("read-ahead of content %d: %s", cid, error)
+                finally:
+                    flight.set()
         finally:
-            flight.set()
+            self._asking -= 1

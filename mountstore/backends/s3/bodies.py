@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from mountstore.backends._large_bytes import LARGE_BYTES
-from mountstore.backends._lent_memory import MEMORY
 from mountstore.backends.s3.account import Account, Site
 from mountstore.backends.s3.wire import Patience
 from mountstore.errors import NotFound, PreconditionFailed
@@ -108,11 +106,7 @@ class Bodies:
         self._count("GET")
         try:
             result = obstore.get(self._store, whole, options=options)
-            if stop is not None and stop - start >= LARGE_BYTES:
-                return _received(result, stop - start), result
             return memoryview(result.bytes()), result
-        except Miss:
-            raise
         except Exception as error:
             raise self._judge(error, key) from error
 
@@ -172,18 +166,3 @@ class Bodies:
 def user_metadata(result: GetResult) -> dict[str, str]:
     """Without the headers that obstore puts among them: those begin with a capital, metadata never do."""
     return {str(name): str(value) for name, value in result.attributes.items() if str(name).islower()}
-
-
-def _received(result: GetResult, most: int) -> memoryview:
-    """A body of at most so many bytes, received into memory that was there before. Raises Miss."""
-    first, last = result.range
-    if not 0 < last - first <= most:
-        raise Miss(1)
-    view, at = MEMORY.lend(last - first), 0
-    for chunk in result.stream(min_chunk_size=1):
-        end = at + len(chunk)
-        if end > len(view):
-            raise Miss(1)
-        view[at:end] = chunk
-        at = end
-    return view[:at]
