@@ -144,10 +144,8 @@ class FilesystemStore(FileStore):
 
     # -- for who is alone with the store ------------------------------------------------------------
 
-    def keep(self, key: str, data: Data, *, direct: bool = False) -> None:
+    def keep(self, key: str, data: Data) -> None:
         """`put` for who is the only one with this key, and asks for no etag; a cache.
-
-        `direct`: past the page cache, where that can be; it takes as long as the disk does.
 
         The object is there whole or not at all, as ever. But no lock is taken, so a conditional put or a
         delete at the same time may come between; and two versions may have one etag.
@@ -161,8 +159,7 @@ class FilesystemStore(FileStore):
         except OSError as error:
             raise translated(error, key) from error
         try:
-            if not direct or not self._direct.write(fd, data):
-                write(fd, key, flat(data))
+            write(fd, key, flat(data))
             tree.place(tree.writing, name, tree.root, names[0])
         except BaseException as error:
             tree.discard(name)

@@ -76,10 +76,10 @@ class BlockPool:
         self._writing = Pause()
         self._ample_until = 0.0
         self._disk = cache if isinstance(cache, FileStore) else None
-        self._files = cache if isinstance(cache, FilesystemStore) else None
+        self._put: Callable[[str, Data], object] = cache.put
         self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
-        if self._files is not None:
-            self._delete = self._files.drop
+        if isinstance(cache, FilesystemStore):
+            self._put, self._delete = cache.keep, cache.drop
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -265,12 +265,7 @@ class BlockPool:
         kept = False
         try:
             if not self._is_taken(block.size):
-                if self._files is None:
-                    self.cache.put(block.name, data)
-                else:
-                    # A disk that does not keep up is to take what it can into the page cache.
-                    direct = self.writers is not None and not self.writers.is_behind
-                    self._files.keep(block.name, data, direct=direct)
+                self._put(block.name, data)
                 kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)

@@ -42,11 +42,6 @@ class Writers:
         """What writes hold that are not made yet."""
         return self._waiting_bytes
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether those who have it write are about to wait for it."""
-        return self._waiting_bytes * 4 > self._limit * 3
-
     def write(self, size: int, call: Callable[[], None]) -> None:
         """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting."""
         with self._changed:
