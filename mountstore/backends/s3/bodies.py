@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mountstore.backends.s3.account import Account, Site
+from mountstore.backends.s3.ranges import Piece
 from mountstore.backends.s3.wire import Patience
 from mountstore.errors import NotFound, PreconditionFailed
 from mountstore.store import Data
@@ -90,10 +91,8 @@ class Bodies:
             **extra,  # type: ignore[misc]  # "bucket" is one of its names, and is not given here
         )
 
-    def get(
-        self, whole: str, key: str, start: int, stop: int | None, if_match: str | None
-    ) -> tuple[memoryview, GetResult]:
-        """The bytes, and what else the answer told."""
+    def get(self, whole: str, key: str, start: int, stop: int | None, if_match: str | None) -> Piece:
+        """Bytes [start, stop), fewer if the object ends before."""
         import obstore
 
         options: GetOptions = {}
@@ -106,7 +105,8 @@ class Bodies:
         self._count("GET")
         try:
             result = obstore.get(self._store, whole, options=options)
-            return memoryview(result.bytes()), result
+            meta = result.meta
+            return Piece(memoryview(result.bytes()), result.range[0], meta["size"], meta["e_tag"])
         except Exception as error:
             raise self._judge(error, key) from error
 

@@ -14,6 +14,7 @@ from mountstore.backends.s3.core import BucketCore
 from mountstore.backends.s3.faults import PreconditionAfterRetry
 from mountstore.backends.s3.keys import Shape, check_key, exact_in_obstore, shapes
 from mountstore.backends.s3.listing import quoted_etag
+from mountstore.backends.s3.ranges import LEAST_BYTES, Odd, Piece
 from mountstore.backends.s3.streamed import PartsUpload
 from mountstore.errors import (
     Corrupted,
@@ -102,16 +103,16 @@ class BucketStore(BucketCore):
         tries = 0
         if exact_in_obstore(whole):
             try:
-                data, result = self._bodies.get(whole, key, start, stop, if_match)
+                piece = self._piece(whole, key, start, stop, if_match)
             except Miss as miss:
                 tries = miss.tries
             else:
-                size = result.meta["size"]
+                size = piece.size_bytes
                 end = size if stop is None else min(stop, size)
-                is_complete = len(data) == end - start and result.range[0] == start
+                is_complete = len(piece.data) == end - start and piece.start == start
                 in_part = start > 0 or end < size
-                if is_complete and (in_part or self._is_intact(data, if_match or result.meta["e_tag"])):
-                    return data
+                if is_complete and (in_part or self._is_intact(piece.data, if_match or piece.etag)):
+                    return piece.data
                 tries = 1
         try:
             return objects.get(self._wire, whole, key, start, stop, if_match, tries=tries)
@@ -124,6 +125,14 @@ class BucketStore(BucketCore):
                 raise suspect.error from None
             self._etags_are_md5 = False
             return suspect.data[start:stop]
+
+    def _piece(self, whole: str, key: str, start: int, stop: int | None, if_match: str | None) -> Piece:
+        if stop is not None and stop - start >= LEAST_BYTES and self._wire.is_plain:
+            try:
+                return self._ranges.get(whole, start, stop, if_match)
+            except Odd as odd:
+                raise Miss(0 if odd.refused else 1) from odd
+        return self._bodies.get(whole, key, start, stop, if_match)
 
     def _nothing(self, key: str, start: int, if_match: str | None) -> Data:
         info = self._expect(key, if_match) if if_match is not None else self.head(key)

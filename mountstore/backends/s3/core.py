@@ -13,6 +13,7 @@ from mountstore.backends.s3 import etags, listing, multipart, objects, probe, ve
 from mountstore.backends.s3.account import Account
 from mountstore.backends.s3.bodies import Bodies
 from mountstore.backends.s3.keys import MAX_KEY_BYTES, Shape, check_key, shapes
+from mountstore.backends.s3.ranges import Ranges
 from mountstore.backends.s3.wire import Patience, Wire
 from mountstore.errors import (
     InvalidKey,
@@ -73,6 +74,7 @@ class BucketCore(ObjectStore):
         self._pool = ThreadPoolExecutor(uploads, thread_name_prefix="mountstore-s3")
         self._lock = threading.Lock()
         self._bodies_made: Bodies | None = None
+        self._ranges = Ranges(self._wire)
         self._profile: probe.Profile | None = None
         self._etags_are_md5 = True
 
@@ -205,6 +207,7 @@ class BucketCore(ObjectStore):
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._wire.unfinished.close()
+        self._ranges.close()
         self._wire.close()
 
     # -- inner ------------------------------------------------------------------------------------

@@ -70,6 +70,11 @@ class Wire:
         self._pool = self._connect(self.site)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether requests go over unencrypted HTTP, and straight to the server."""
+        return self.site.scheme == "http" and self._pool.proxy is None
+
+    @property
     def requests(self) -> dict[str, int]:
         """How many requests of each kind were sent so far, retries included."""
         with self._lock:
