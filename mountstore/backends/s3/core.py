@@ -93,6 +93,7 @@ class BucketCore(ObjectStore):
         if self._profile is None:
             self._profile = probe.profile(self._wire, self.prefix)
             self._bodies_made = None
+            _ = self._bodies  # loaded now, and not while the first reader of a mount waits
         return self._profile
 
     @cached_property
