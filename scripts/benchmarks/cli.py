@@ -194,7 +194,7 @@ def _raw(place: Place, inputs: Inputs, group: str, folder: str) -> Results:
     with open_store(place.url) as store:
         if place.truth is None and group == "listing":
             fill_listing(store, inputs)
-        work = raw.Raw(store, inputs, folder, drop_caches)
+        work = raw.Raw(place, store, inputs, folder, drop_caches)
         try:
             raw.GROUPS[group](work)
         except BROKEN as error:
