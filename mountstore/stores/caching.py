@@ -146,10 +146,14 @@ class CachingStore(WrapperStore):
         """Remember what `main` told, unless there were more than so many writes of this object."""
         with self._lock:
             if writes == self._writes[hash(key) % _STRIPES]:
-                self._seen[key] = info, time.monotonic() + self._ttl_s
-                self._seen.move_to_end(key)
-                if len(self._seen) > _SEEN:
-                    self._seen.popitem(last=False)
+                self._saw(key, info)
+
+    def _saw(self, key: str, info: ObjectInfo) -> None:
+        """Under the lock."""
+        self._seen[key] = info, time.monotonic() + self._ttl_s
+        self._seen.move_to_end(key)
+        if len(self._seen) > _SEEN:
+            self._seen.popitem(last=False)
 
     def _head(self, key: str) -> ObjectInfo:
         try:
@@ -455,26 +459,29 @@ class CachingStore(WrapperStore):
                 under_way[1] = 1
 
     def _done(self, key: str, info: ObjectInfo | None) -> int | None:
-        alone, seen = self._leave(key)
+        alone = self._leave(key, info)
         if info is not None and alone and info.etag is not None:
             epoch = self._pool.supersede(*self._versions.named(key, info.etag))
         else:
             epoch = self._pool.supersede(digest(key))
-        if info is not None and alone and self._ttl_s:
-            self._see(key, info, seen)
         return epoch if alone else None
 
-    def _leave(self, key: str) -> tuple[bool, int]:
-        """(whether there was no other write meanwhile, number of writes so far)."""
+    def _leave(self, key: str, info: ObjectInfo | None = None) -> bool:
+        """Whether there was no other write meanwhile; then what this one made, if anything, is remembered."""
         with self._lock:
-            self._seen.pop(key, None)
-            stripe = hash(key) % _STRIPES
-            self._writes[stripe] += 1
+            self._writes[hash(key) % _STRIPES] += 1
             under_way = self._writing[key]
             under_way[0] -= 1
             if not under_way[0]:
                 del self._writing[key]
-            return not under_way[1], self._writes[stripe]
+            if under_way[1]:
+                self._seen.pop(key, None)
+                return False
+            if info is not None and self._ttl_s:
+                self._saw(key, info)
+            else:
+                self._seen.pop(key, None)
+            return True
 
 
 def uncached(store: ObjectStore) -> ObjectStore:

@@ -219,8 +219,9 @@ class BlockPool:
             return
         if self.is_scarce(size) and (self.has(key, etag, number) or self.give_way(size, pinned=False) < size):
             return
+        now = at_once or self.writers is None
         block = Block(key, etag, number, size, pin=pin)
-        block.used, block.data, block.state = used, data, QUEUED
+        block.used, block.data, block.state = used, data, WRITING if now else QUEUED
         reserved = False
         while True:
             with self._lock:
@@ -237,13 +238,16 @@ class BlockPool:
             if not self._make_room(size):
                 return
             reserved = True
-        self._have_written(block, at_once)
-
-    def _have_written(self, block: Block, at_once: bool = False) -> None:
-        if self.writers is None or at_once:
-            self._write(block)
+        if now:
+            self._write(block, data)
         else:
-            self.writers.write(block.size, lambda: self._write(block))
+            self._have_written(block)
+
+    def _have_written(self, block: Block) -> None:
+        if self.writers is None:
+            self._write_queued(block)
+        else:
+            self.writers.write(block.size, lambda: self._write_queued(block))
 
     def _can_write(self) -> bool:
         if not self._writing.is_over():
@@ -254,12 +258,16 @@ class BlockPool:
                     self._load()
         return self._loaded
 
-    def _write(self, block: Block) -> None:
+    def _write_queued(self, block: Block) -> None:
         with self._lock:
             data = block.data
             if block.segment is None or data is None:
                 return
             block.state = WRITING
+        self._write(block, data)
+
+    def _write(self, block: Block, data: Data) -> None:
+        """Have the cache keep what is linked already, as being written."""
         block.crc = zlib_ng.crc32(data)
         began = time.monotonic()
         kept = False
@@ -530,8 +538,16 @@ class BlockPool:
         return True
 
     def _link(self, block: Block) -> None:
-        self._keys.setdefault(block.key, {})[block.etag, block.number] = block
-        self._place(block, self._pinned if block.pin in self.pins.marks else self._probation)
+        blocks = self._keys.get(block.key)
+        if blocks is None:
+            self._keys[block.key] = {(block.etag, block.number): block}
+        else:
+            blocks[block.etag, block.number] = block
+        if block.pin in self.pins.marks:
+            self._place(block, self._pinned)
+        else:
+            block.segment = self._probation
+            self._probation[block] = None
 
     def _unlink(self, block: Block) -> None:
         blocks = self._keys[block.key]

@@ -134,12 +134,14 @@ def test_what_cannot_be_kept_leaves_nothing(root: Path, store: FilesystemStore) 
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(StoreFull):
-            store.keep("k", bytes(2000))
+        for key in ("k", "new"):
+            with pytest.raises(StoreFull):
+                store.keep(key, bytes(2000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert store.get("k") == b"old"
+    assert [*store.keys()] == ["k"]
     assert [*(root / PRIVATE).glob("writing-*/*")] == []
 
 
