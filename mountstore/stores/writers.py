@@ -26,7 +26,11 @@ class Writers:
     def __init__(self, count: int, limit_bytes: int) -> None:
         self._count = count
         self._limit = limit_bytes
-        self._changed = threading.Condition()  # something is to be begun, or is done
+        # Whoever waits for one thing is not woken for another: there are many, and a lock that all want.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # something is to be begun
+        self._room = threading.Condition(self._lock)  # for the bytes of another write
+        self._over = threading.Condition(self._lock)  # something is done
         self._writes: deque[tuple[Callable[[], None], int]] = deque()
         self._jobs: deque[Iterator[None]] = deque()
         self._waiting_bytes = 0
@@ -44,10 +48,10 @@ class Writers:
 
     def write(self, size: int, call: Callable[[], None]) -> None:
         """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting."""
-        with self._changed:
+        with self._lock:
             while self._waiting_bytes + size > self._limit and self._waiting_bytes and not self._closed:
                 self._begin()
-                self._changed.wait()
+                self._room.wait()
             self._waiting_bytes += size
             self._writes.append((call, size))
             self._note()
@@ -58,7 +62,7 @@ class Writers:
         """Have all steps made, one at a time. Of too many jobs the first is given up; a generator that is
         given up, or that fails, is closed."""
         given_up = None
-        with self._changed:
+        with self._lock:
             self._jobs.append(steps)
             if len(self._jobs) > _MOST_JOBS or self._closed:
                 given_up = self._jobs.popleft()
@@ -69,19 +73,19 @@ class Writers:
 
     def give_up(self) -> None:
         """Leave undone what is not begun of the jobs: they hold files that somebody needs the room of."""
-        with self._changed:
+        with self._lock:
             jobs, self._jobs = self._jobs, deque()
-            self._changed.notify_all()
+            self._over.notify_all()
         for steps in jobs:
             _close(steps)
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when nothing is left to do; False after the timeout."""
-        with self._changed:
+        with self._lock:
             self._hurried += 1
-            self._changed.notify_all()
+            self._work.notify_all()
             try:
-                return self._changed.wait_for(
+                return self._over.wait_for(
                     lambda: not (self._writes or self._jobs or self._busy), timeout=timeout_s
                 )
             finally:
@@ -91,10 +95,11 @@ class Writers:
         """Give jobs up, write what waits, and end; no longer than a few seconds."""
         self.give_up()
         self.flush(_CLOSE_S)
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._writes.clear()
-            self._changed.notify_all()
+            for condition in (self._work, self._room, self._over):
+                condition.notify_all()
         for thread in self._threads:
             thread.join(_CLOSE_S)
 
@@ -108,12 +113,12 @@ class Writers:
             self._threads.append(thread)
             thread.start()
         elif len(self._writes) + len(self._jobs) == 1:
-            self._changed.notify_all()
+            self._work.notify()  # one of them knows when it is time
 
     def _begin(self) -> None:
         if not self._is_begun:
             self._is_begun = True
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def _wait_for_work(self) -> bool:
         """Whether there is something to do now; False when all is over. Under the lock."""
@@ -122,18 +127,18 @@ class Writers:
                 self._is_begun = False
                 if self._closed:
                     return False
-                self._changed.wait()
+                self._work.wait()
                 continue
             now = time.monotonic()
             due = min(self._last + _QUIET_S, self._first + _LATEST_S)
             if self._is_begun or self._hurried or self._closed or now >= due:
-                self._is_begun = True
+                self._begin()
                 return True
-            self._changed.wait(due - now)
+            self._work.wait(due - now)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._wait_for_work():
                     return
                 call, size = self._writes.popleft() if self._writes else (None, 0)
@@ -143,7 +148,7 @@ class Writers:
                 if call is not None:
                     call()
                 elif steps is not None and self._is_unfinished(steps):
-                    with self._changed:
+                    with self._lock:
                         if self._closed:
                             _close(steps)
                         else:
@@ -153,10 +158,11 @@ class Writers:
                 _close(steps)
             finally:
                 del call, steps
-                with self._changed:
+                with self._lock:
                     self._busy -= 1
                     self._waiting_bytes -= size
-                    self._changed.notify_all()
+                    self._room.notify()  # for about as much as was written
+                    self._over.notify_all()
 
     @staticmethod
     def _is_unfinished(steps: Iterator[None]) -> bool:
