@@ -313,6 +313,7 @@ class Assembly:
     def _removed(self, node: Node) -> None:
         if node.nlink == 0 and not node.opens:
             self._unsaved.discard(node)
+            self._writeback.removed(node)
             if node.ino not in self._lookups:
                 self._purge(node)
         self._reconciler.wake_in_time()

@@ -463,8 +463,15 @@ def _staged(piece: Piece) -> bytes:
     return piece.layer.read(piece.start, piece.stop)
 
 
+class Unwanted(Exception):
+    """What is being sent is not wanted any more."""
+
+
 class SnapshotFile(io.RawIOBase):
-    """A snapshot as a seekable, read-only binary file; the base is asked for as it is needed."""
+    """A snapshot as a seekable, read-only binary file; the base is asked for as it is needed.
+
+    Once `is_unwanted` is set, by any thread, reading raises Unwanted.
+    """
 
     _BASE_READ = 8 << 20
 
@@ -477,6 +484,7 @@ class SnapshotFile(io.RawIOBase):
         taken: Taken | None,
     ) -> None:
         super().__init__()
+        self.is_unwanted = False
         self._base_sums = base_sums
         self._taken = taken
         self._snapshot = snapshot
@@ -516,6 +524,8 @@ class SnapshotFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if self.is_unwanted:
+            raise Unwanted
         view = memoryview(buffer).cast("B")
         start = self._position
         stop = min(start + len(view), self._snapshot.size)

@@ -21,7 +21,7 @@ from mountstore.aio import AsyncStore, AsyncUpload
 from mountstore.errors import MountstoreError, StoreFull
 from mountstore.store import Data, ObjectInfo
 from mountstore.vfs.answers import Answers
-from mountstore.vfs.content import Content, Snapshot
+from mountstore.vfs.content import Content, Snapshot, Unwanted
 from mountstore.vfs.index import Index
 from mountstore.vfs.names import is_temporary
 from mountstore.vfs.rows import Node
@@ -49,6 +49,7 @@ class Stream:
         self.begun = 0  # parts of which the sending has begun
         self.truncations = layer.truncations
         self.again: set[int] = set()  # those of them that have been written again since
+        self.is_unwanted = False  # the file is gone: what reads more of it raises Unwanted
         self.over = False  # no further part is to be begun here
         self.failed = False
         self.more = trio.Event()
@@ -213,6 +214,8 @@ class Streams:
 
 def _reader(stream: Stream, start: int, stop: int) -> Callable[[], Data]:
     def read() -> Data:
+        if stream.is_unwanted:
+            raise Unwanted
         data = stream.layer.read(start, stop)
         stream.sums.see(start, data)
         return data

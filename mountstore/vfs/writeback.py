@@ -20,7 +20,7 @@ from mountstore.store import ObjectInfo
 from mountstore.vfs.answers import Answers
 from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.clearing import Blocked, Clearing
-from mountstore.vfs.content import Body, Content, Snapshot, SnapshotFile, Stale
+from mountstore.vfs.content import Body, Content, Snapshot, SnapshotFile, Stale, Unwanted
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.handing import hand_on
 from mountstore.vfs.index import Index
@@ -65,6 +65,7 @@ class Writeback:
         self._clearing = clearing
         self._capabilities = store.store.capabilities
         self._uploading = clearing.uploading
+        self._sending: dict[int, list[SnapshotFile | Stream]] = {}  # by inode
         self.uploaded_count = 0
         self.uploaded_bytes = 0
 
@@ -104,6 +105,11 @@ class Writeback:
             else:
                 await self._upload(node, dentry, key)
         self._settled(node)
+
+    def removed(self, node: Node) -> None:
+        """The file has no name any more and will not be written: whoever sends it stops at the next piece."""
+        for source in self._sending.get(node.ino, ()):
+            source.is_unwanted = True
 
     def _gone_or_moved(self, node: Node, dentry: Dentry, key: str) -> bool:
         now = self._index.dentry(dentry.parent, dentry.name)
@@ -149,8 +155,14 @@ class Writeback:
         mid = node.mid
         self._busy.take(key)
         self._uploading.add(node.ino)
+        sources = self._sending.setdefault(node.ino, [])
+        file = cast(object, body)
+        if isinstance(file, SnapshotFile):
+            sources.append(file)
         try:
             stream = await self._streams.take(node, key, snapshot)
+            if stream is not None:
+                sources.append(stream)
             older = stream if stream is not None and stream.metadata != metadata else None
             if older is not None:
                 metadata, mid = older.metadata, older.mid
@@ -173,6 +185,10 @@ class Writeback:
         except Stale:
             self._thaw(node, snapshot)
             await self._base_lost(node, key)
+        except Unwanted:
+            self._thaw(node, snapshot)
+            self._answers.unsettled(key)
+            log.info("%r has been removed, and is not sent any further", key)
         except BaseException:
             self._thaw(node, snapshot)
             self._answers.unsettled(key)
@@ -183,6 +199,7 @@ class Writeback:
             self.uploaded_bytes += snapshot.size
             stream = None
         finally:
+            self._sending.pop(node.ino, None)
             if stream is not None:
                 await self._streams.drop(stream)
             self._uploading.discard(node.ino)

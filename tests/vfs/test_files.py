@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,56 @@ async def test_a_write_during_an_upload_does_not_tear_it(state: Path, size: int)
         assert await m.read_file("f") == second
     assert store.bodies == [first, second]
     assert contents(store) == {"f": second}
+
+
+class Slow(DictStore):
+    """Reads what it is given in pieces, and waits after the first one of each file until `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading, self.go = threading.Event(), threading.Event()
+        self.pieces = 0
+
+    def put(self, key, data, *, metadata=None, if_match=None, if_absent=False):  # type: ignore[no-untyped-def]
+        pieces = []
+        file = data if hasattr(data, "read") else io.BytesIO(data)
+        while piece := file.read(100_000):
+            pieces.append(piece)
+            self.pieces += 1
+            self.reading.set()
+            assert self.go.wait(30)
+        body = b"".join(pieces)
+        return super().put(key, body, metadata=metadata, if_match=if_match, if_absent=if_absent)
+
+
+@pytest.mark.parametrize("names", [1, 2])
+async def test_an_upload_ends_when_its_file_is_removed(state: Path, names: int) -> None:
+    store = Slow()
+    async with running(store, state) as m:
+        await m.write_file("f", bytes(3 << 20))
+        if names == 2:
+            await m.link("f", "g")
+        await until(store.reading.is_set)
+        await m.unlink("f")
+        store.go.set()
+        await m.drain()
+        assert await m.tree() == ({} if names == 1 else {"g": bytes(3 << 20)})
+    assert (store.pieces == 1) is (names == 1)
+    assert contents(store) == ({} if names == 1 else {"g": bytes(3 << 20)})
+
+
+async def test_an_upload_ends_when_another_file_takes_the_name(state: Path) -> None:
+    store = Slow()
+    async with running(store, state) as m:
+        await m.write_file("f", bytes(3 << 20))
+        await until(store.reading.is_set)
+        await m.write_file("t", b"new")
+        await m.rename("t", "f")
+        store.go.set()
+        await m.drain()
+        assert await m.tree() == {"f": b"new"}
+    assert store.pieces <= 3
+    assert contents(store) == {"f": b"new"}
 
 
 async def test_flushed_several_times_is_uploaded_once(store: DictStore, state: Path) -> None:

@@ -86,6 +86,26 @@ async def test_what_is_written_again_is_sent_again(store: DictStore, state: Path
         assert parts(m) == len(DATA) // PART + 1 + 3
 
 
+async def test_what_is_missing_is_not_sent_once_the_file_is_removed(store: DictStore, state: Path) -> None:
+    faulty = FaultyStore(store)
+    async with running(faulty, state, **LASTING) as m:
+        handle = await m.open("f", os.O_CREAT | os.O_RDWR)
+        await write_slowly(m, handle, DATA)
+        await until(lambda: parts(m) == len(DATA) // PART)
+        await m.pwrite(handle, bytes(len(DATA)))  # all of it again
+        gate = faulty.add("gate", "put_part", "f", times=3)
+        sent = parts(m)
+        await m.close(handle)
+        await until(gate.arrived.is_set)
+        await m.unlink("f")
+        gate.open()
+        await m.drain()
+        assert parts(m) <= sent + 3
+        assert await m.tree() == {}
+    assert contents(store) == {}
+    assert not faulty.open_uploads
+
+
 async def test_what_is_written_while_a_part_is_sent_is_sent(store: DictStore, state: Path) -> None:
     faulty = FaultyStore(store)
     gate = faulty.add("gate", "put_part", "f", times=3)
