@@ -403,13 +403,16 @@ class CachingStore(WrapperStore):
         """Whether the cache takes room of the file system of this number (`st_dev`). Raises OSError."""
         return isinstance(self.cache, FileStore) and self.cache.device == device
 
+    def let_go(self) -> bool:
+        """Take over no more of others' files (see `fill`): they need the room. False if there was nothing."""
+        return self._pool.writers is not None and self._pool.writers.give_up()
+
     def give_way(self, size: int) -> int:
         """Drop blocks of so many bytes for somebody who needs the disk more; returns how many bytes went.
 
         Pinned ones go last. What is about to be taken over from others' files (see `fill`) is left, too.
         """
-        if self._pool.writers is not None:
-            self._pool.writers.give_up()
+        self.let_go()
         return self._pool.give_way(size)
 
     def flush(self, timeout_s: float | None = None) -> bool:

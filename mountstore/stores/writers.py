@@ -36,6 +36,8 @@ class Writers:
         self._waiting_bytes = 0
         self._busy = 0
         self._is_begun = False  # what waits is being written, new or not
+        self._given_up = 0  # how often jobs were
+        self._jobs_run = 0  # those of which a step is being made
         self._hurried = 0  # those who wait for the end
         self._first = self._last = 0.0  # when what waits came
         self._closed = False
@@ -46,12 +48,23 @@ class Writers:
         """What writes hold that are not made yet."""
         return self._waiting_bytes
 
-    def write(self, size: int, call: Callable[[], None]) -> None:
-        """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting."""
+    def await_room(self) -> None:
+        """Wait while too many bytes are waiting."""
         with self._lock:
-            while self._waiting_bytes + size > self._limit and self._waiting_bytes and not self._closed:
-                self._begin()
-                self._room.wait()
+            self._await_room(0)
+            self._room.notify()  # nothing of it was taken yet
+
+    def _await_room(self, size: int) -> None:
+        while self._waiting_bytes + size > self._limit and self._waiting_bytes and not self._closed:
+            self._begin()
+            self._room.wait()
+
+    def write(self, size: int, call: Callable[[], None], *, at_once: bool = False) -> None:
+        """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting, but not if
+        `at_once`: then that was done before these bytes were there."""
+        with self._lock:
+            if not at_once:
+                self._await_room(size)
             self._waiting_bytes += size
             self._writes.append((call, size))
             self._note()
@@ -71,13 +84,18 @@ class Writers:
                 self._begin()
         _close(given_up)
 
-    def give_up(self) -> None:
-        """Leave undone what is not begun of the jobs: they hold files that somebody needs the room of."""
+    def give_up(self) -> bool:
+        """Leave undone what is left of the jobs: they hold files that somebody needs the room of.
+
+        One of which a step is being made is closed after it. False if there was none."""
         with self._lock:
             jobs, self._jobs = self._jobs, deque()
+            self._given_up += 1
+            some = bool(jobs or self._jobs_run)
             self._over.notify_all()
         for steps in jobs:
             _close(steps)
+        return some
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when nothing is left to do; False after the timeout."""
@@ -143,26 +161,30 @@ class Writers:
                     return
                 call, size = self._writes.popleft() if self._writes else (None, 0)
                 steps = self._jobs.popleft() if call is None else None
+                given_up = self._given_up
+                self._jobs_run += steps is not None
                 self._busy += 1
             try:
                 if call is not None:
                     call()
                 elif steps is not None and self._is_unfinished(steps):
                     with self._lock:
-                        if self._closed:
-                            _close(steps)
-                        else:
+                        is_wanted = not self._closed and given_up == self._given_up
+                        if is_wanted:
                             self._jobs.append(steps)
+                    if not is_wanted:
+                        _close(steps)
             except Exception:
                 _log.exception("writing into the cache failed")
                 _close(steps)
             finally:
-                del call, steps
                 with self._lock:
+                    self._jobs_run -= steps is not None
                     self._busy -= 1
                     self._waiting_bytes -= size
                     self._room.notify()  # for about as much as was written
                     self._over.notify_all()
+                del call, steps
 
     @staticmethod
     def _is_unfinished(steps: Iterator[None]) -> bool:

@@ -25,10 +25,13 @@ def small(tmp_path: Path) -> Iterator[Disk]:
         yield made
 
 
-async def test_writers_wait_while_uploads_make_room(small: Disk) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+async def test_writers_wait_while_uploads_make_room(small: Disk, cached: bool) -> None:
+    """A cache elsewhere takes over what has been sent, and would go on while somebody needs the room."""
     store = DictStore()
+    cache = DictStore() if cached else None
     written = {f"f{number}": os.urandom(5 * MIB) for number in range(30)}
-    async with running(store, small.root / "state", upload_delay_s=0.2) as m:
+    async with running(store, small.root / "state", cache=cache, upload_delay_s=0.2) as m:
         for name, data in written.items():
             handle = await m.open(name, os.O_WRONLY | os.O_CREAT)
             for start in range(0, len(data), MIB):
