@@ -48,6 +48,7 @@ class Clearing:
         self._busy = busy
         self._answers = answers
         self._capabilities = store.store.capabilities
+        self._moves_ended = 0  # of those of the tree, how many the disk knows of
         self.uploading: set[int] = set()  # nodes whose content is on its way
         self.failing: set[int] = set()  # nodes that the store refused: they are tried at a pace of their own
 
@@ -168,6 +169,7 @@ class Clearing:
         try:
             failpoint("delete-begins")
             await self._content.hold(known.cid)
+            await self._know_what_came_instead()
             if known.etag is not None:
                 await self._delete_object(known)
             elif (await self._store.list(key, limit=1)).objects:
@@ -179,6 +181,16 @@ class Clearing:
                 self._index.drop_intents(key)  # nothing of them can land any more: see above
         finally:
             self._busy.give(key)
+
+    async def _know_what_came_instead(self) -> None:
+        """Where a file that had moved was replaced before the store heard of it, nobody needs its object now.
+
+        But by an index that does not know of that, as a loss of power may leave it: that would find neither
+        what had moved nor what came in its place. So both are brought to the disk first.
+        """
+        if (ended := self._tree.moves_ended) != self._moves_ended:
+            await self._content.sync_all()
+            self._moves_ended = ended
 
     def _is_needed(self, key: str) -> bool:
         """Whether this marker tells where the members of a directory are, and no other does so yet."""

@@ -81,6 +81,8 @@ class Content:
         """The layers of a node, loaded when they are first asked for."""
         if node.stack is None:
             node.stack = self._staging.load(self._index.layers(node.ino), node.ino)
+            for layer in node.stack.layers:
+                layer.rewrites += self._index.is_rewritten(layer.id)
         return node.stack
 
     def release(self, node: Node) -> None:
@@ -159,6 +161,10 @@ class Content:
         if any(layer.was_synced for node in users if node is not None for layer in self.stack(node).layers):
             await self._index.sync_log()
 
+    async def sync_all(self) -> None:
+        """Bring to the disk what has been recorded by now, and the staged bytes that it names."""
+        await self.sync_old(set(self._staging.unsynced))
+
     def sweep(self) -> None:
         """Remove what waits for the index to be synced."""
         if self._staging.doomed:
@@ -173,17 +179,18 @@ class Content:
             node = self._index.node(ino)
             if node is not None and node.stack is not None and not node.unsaved:
                 for layer in node.stack.layers:
-                    marks.append((node, node.size, layer, layer.extents.pack(), layer.truncations))
+                    state = layer.extents.pack(), node.size, layer.rewrites
+                    marks.append((node, layer, layer.truncations, state))
         if marks:
-            paths = [layer.path for _, _, layer, _, _ in marks]
+            paths = [layer.path for _, layer, _, _ in marks]
             await trio.to_thread.run_sync(staging.sync_files, paths)
             with self._index.transaction():
-                for node, size, layer, packed, truncations in marks:
+                for node, layer, truncations, state in marks:
                     staging.unsynced.discard(layer)
                     if node.stack is None or layer not in node.stack.layers:
                         continue
                     if layer.truncations == truncations:
-                        layer.mark_synced(packed, size)
+                        layer.mark_synced(*state)
                     if layer.unsynced():
                         staging.unsynced.add(layer)
                 for node in {node.ino: node for node, *_ in marks}.values():

@@ -85,6 +85,8 @@ CREATE TABLE conflict(ino INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL);
 CREATE TABLE sums(cid INTEGER PRIMARY KEY, crcs BLOB NOT NULL);
 """
 
+_REWRITTEN = "rewritten "  # with the number of a layer, a name in `meta`
+
 
 def _below(prefix: str) -> tuple[str, str]:
     """The range of folders that a prefix covers."""
@@ -144,6 +146,8 @@ class Index:
         self._recent: dict[int, Node] = {}
         self._open_schema(path)
         self._next_id = self._last_id = 0
+        self._rewritten: set[int] = set()  # layers
+        self._load_rewritten()
 
     def _execute(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         try:
@@ -207,6 +211,7 @@ class Index:
                 self._db.execute("ROLLBACK")
             if self.failed is None:
                 self._reload(self._touched)
+                self._load_rewritten()
         except (sqlite3.Error, OSError) as error:
             log.error("the index could not be rolled back: %s", error)
 
@@ -332,6 +337,8 @@ class Index:
                         layer.checksum(),
                     ),
                 )
+                if layer.is_rewritten != (layer.id in self._rewritten):
+                    self._note_rewritten(layer.id, layer.is_rewritten)
                 layer.unsaved = False
         node.unsaved = False
 
@@ -661,6 +668,24 @@ class Index:
 
     def drop_layers(self, layer_ids: list[int]) -> None:
         self._db.executemany("DELETE FROM layer WHERE id=?", [(layer_id,) for layer_id in layer_ids])
+        for layer_id in self._rewritten.intersection(layer_ids):
+            self._note_rewritten(layer_id, False)
+
+    def is_rewritten(self, layer_id: int) -> bool:
+        """Whether it was recorded that bytes of this layer were written again after they were synced."""
+        return layer_id in self._rewritten
+
+    def _load_rewritten(self) -> None:
+        rows = self._execute("SELECT name FROM meta WHERE name GLOB ?", (f"{_REWRITTEN}*",)).fetchall()
+        self._rewritten = {int(name.removeprefix(_REWRITTEN)) for (name,) in rows}
+
+    def _note_rewritten(self, layer_id: int, is_so: bool) -> None:
+        if is_so:
+            self._rewritten.add(layer_id)
+            self.set_meta(f"{_REWRITTEN}{layer_id}", "")
+        else:
+            self._rewritten.discard(layer_id)
+            self._execute("DELETE FROM meta WHERE name=?", (f"{_REWRITTEN}{layer_id}",))
 
     def put_sums(self, cid: int, crcs: bytes) -> None:
         """The checksums of a content (see sums.py)."""

@@ -73,6 +73,8 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> Loss | N
         size, whole = _verify(layer, size)
         lost |= not whole
     if not lost and (not node.base_cid or any(layer.was_synced for layer in layers)):
+        if any(index.is_rewritten(layer.id) for layer in layers):
+            _rename_content(node, index, tree)
         return None
     path = tree.path_of(node.ino)
     if any(layer.was_synced for layer in layers):
@@ -80,9 +82,7 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> Loss | N
         for layer in layers:
             layer.truncate(size)
         node.size = size
-        node.cid = index.new_id()
-        tree.want(node, 0)
-        index.save(node)
+        _rename_content(node, index, tree)
         return Loss(path, size, time.time_ns())
     # Nothing of it was promised. What the store has is older, or newer than the index; then it is not what
     # belongs beneath a change in part, even where all of that is here.
@@ -94,6 +94,20 @@ def _restore(node: Node, index: Index, tree: Tree, content: Content) -> Loss | N
         index.drop_object(key)
         tree.disown(dentry, node)
     return Loss(path, None, time.time_ns())
+
+
+def _rename_content(node: Node, index: Index, tree: Tree) -> None:
+    """The file may not be what was recorded, and perhaps sent before the power was lost.
+
+    What the store has by now is not to be taken for it, nor to be replaced by it: they are two versions, told
+    apart by their times.
+    """
+    node.cid = index.new_id()
+    node.ctime_ns = time.time_ns()
+    for dentry in index.links(node.ino):
+        index.drop_intents(tree.key_of(dentry))
+    tree.want(node, 0)
+    index.save(node)
 
 
 def _verify(layer: Layer, size: int) -> tuple[int, bool]:

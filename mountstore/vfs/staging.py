@@ -111,8 +111,8 @@ class Layer:
     """One sparse file of a stack."""
 
     __slots__ = (
-        "_fd", "below", "check", "extents", "height", "id", "ino", "path", "synced", "synced_size",
-        "truncations", "unsaved", "was_synced",
+        "_fd", "below", "check", "extents", "height", "id", "ino", "path", "rewrites", "synced",
+        "synced_rewrites", "synced_size", "truncations", "unsaved", "was_synced",
     )  # fmt: skip
 
     def __init__(
@@ -129,6 +129,8 @@ class Layer:
         self.synced_size = below  # the size of the file when that was so, or when the layer was made
         self.check: int | None = None  # of the other extents, as they were recorded last
         self.truncations = 0
+        self.rewrites = 0  # of bytes that were written before
+        self.synced_rewrites = 0  # how many of them had been made when it was last synced
         self.unsaved = True
         self._fd = -1
 
@@ -147,8 +149,14 @@ class Layer:
             if not more:
                 raise OSError(errno.ENOSPC, "the state directory is full")
             written += more
+        self.rewrites += offset < self.extents.end
         self.extents.add(offset, offset + len(data))
         self.unsaved = True
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether bytes that count as synced may be others by now, which are not."""
+        return self.was_synced and self.rewrites != self.synced_rewrites
 
     def read(self, start: int, stop: int) -> bytes:
         data = os.pread(self.fd, stop - start, start)
@@ -172,11 +180,12 @@ class Layer:
     def sync(self, size: int) -> None:
         """Bring the bytes to the disk; they count as synced once that is recorded. `size`: of the file."""
         os.fsync(self.fd)
-        self.mark_synced(self.extents.pack(), size)
+        self.mark_synced(self.extents.pack(), size, self.rewrites)
 
-    def mark_synced(self, packed: bytes, size: int) -> None:
-        """These extents are on the disk, in a file of this size."""
+    def mark_synced(self, packed: bytes, size: int, rewrites: int) -> None:
+        """These extents are on the disk, in a file of this size, as they were after so many rewrites."""
         self.was_synced = True
+        self.synced_rewrites = rewrites
         self.synced = Extents(packed)
         self.synced_size = size
         self.unsaved = True
@@ -292,7 +301,8 @@ class Stack:
         lowest.unsaved = True
         if any(layer.was_synced for layer in self.layers):
             os.fsync(lowest.fd)
-            lowest.mark_synced(lowest.extents.pack(), max(layer.synced_size for layer in self.layers))
+            size = max(layer.synced_size for layer in self.layers)
+            lowest.mark_synced(lowest.extents.pack(), size, lowest.rewrites)
         self.layers = [lowest]
         self.version += 1
         return higher

@@ -70,6 +70,8 @@ class Tree:
         self._options = options
         self.places = Places(max_key_bytes, max_segment_bytes)
         self._prefixes: dict[int, str] = {ROOT_INO: ""}  # where each directory belongs in the store
+        # How often a file was replaced whose content the store had under another key; once before we began.
+        self.moves_ended = 1
 
     # -- keys --------------------------------------------------------------------------------------
 
@@ -487,7 +489,10 @@ class Tree:
                 if target.is_dir:
                     self._remove_dir(target_dentry, target, new_parent, now)
                 else:
+                    objects = self._index.objects_with(target.base_cid) if target.base_cid else []
+                    key = self.key_of(target_dentry)
                     gone = self._remove_name(target_dentry, target, now)
+                    self.moves_ended += not target.nlink and any(known.key != key for known in objects)
             self._leave_key(dentry, node)
             self._index.delete_dentry(dentry.id)
             # A name that is replaced keeps its place, and one that stays in its directory, too: whoever

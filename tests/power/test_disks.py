@@ -96,7 +96,7 @@ def told(*codes: int) -> Iterator[None]:
     assert failed.value.errno in codes
 
 
-def _let_go(m: Mounted) -> None:
+def let_go(m: Mounted) -> None:
     """Close every file, as the end of the process would."""
     for node in list(m.vfs._index.nodes.values()):
         for layer in node.stack.layers if node.stack is not None else ():
@@ -123,7 +123,7 @@ async def test_a_failing_disk_is_told(failing: Disk) -> None:
             with told(errno.EIO, errno.EROFS):
                 await m.write_file("more", b"more")
     assert contents(inner) == {}
-    _let_go(m)
+    let_go(m)
     failing.restore()
     async with running(inner, state) as m:
         assert await m.read_file("kept") == b"k" * MIB

@@ -1,0 +1,76 @@
+"""What the store is told to forget, and what the disk knows by then, when the power is cut."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from mountstore.backends.memory import DictStore
+from tests.power.disks import Disk
+from tests.power.test_disks import let_go, told
+from tests.vfs.faulty import FaultyStore
+from tests.vfs.mounted import contents, running, until
+
+
+async def test_what_has_moved_is_kept_until_what_replaces_it_is_on_the_disk(
+    power: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` is moved over `b`, and something new takes that name before the store has heard of it. An index
+    that knows of the first alone would look for `a`, which the store needs no more."""
+    inner = DictStore()
+    store = FaultyStore(inner)
+    state = power.root / "state"
+    with told(errno.EIO):
+        async with running(store, state, drain=False, upload_delay_s=0.2) as m:
+            await m.write_file("a", b"A" * 3000)
+            await m.write_file("b", b"B" * 3000)
+            await m.drain()
+            await m.write_file("c", b"C" * 3000)
+            gates = [store.add("gate", "put", "b"), store.add("gate", "put", "c")]
+            await m.rename("a", "b")
+            m.vfs._content.sync_index()
+            await m.rename("c", "b")
+            await until(lambda: "a" not in inner.keys(), "a is deleted")
+            power.cut()
+            store.dead = True
+            for gate in gates:
+                gate.open()
+    let_go(m)
+    power.restore()
+    monkeypatch.setattr("mountstore.vfs.power.boot_id", lambda: "after the cut")
+    async with running(inner, state) as m:
+        await m.drain()
+        assert await m.read_file("b") == b"C" * 3000
+    assert bytes(inner.get("b")) == b"C" * 3000
+
+
+async def test_what_was_sent_and_then_lost_here_is_not_taken_for_what_is_left(
+    power: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last change is in the store, but not on the disk: there the file is as it was synced before."""
+    inner = DictStore()
+    store = FaultyStore(inner)
+    state = power.root / "state"
+    with told(errno.EIO):
+        async with running(store, state, drain=False, fsync="local", upload_delay_s=0.3) as m:
+            await m.write_file("f", b"X" * 3000)
+            await m.drain()
+            await m.patch("f", b"Y" * 3000, 0)
+            await m.fsync("f")
+            await m.patch("f", b"Z" * 3000, 0)
+            m.vfs._content.sync_index()
+            sent = store.add("after", "put", "f")
+            await until(lambda: inner.get("f") == b"Z" * 3000, "it is in the store")
+            power.cut()
+            store.dead = True
+            sent.open()
+    let_go(m)
+    power.restore()
+    monkeypatch.setattr("mountstore.vfs.power.boot_id", lambda: "after the cut")
+    async with running(inner, state) as m:
+        await m.drain()
+        found = await m.tree()
+        assert found == contents(inner)
+    assert found.pop("f") == b"Z" * 3000
+    assert [*found.values()] == [b"Y" * 3000]
