@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mountstore.backends.memory import DictStore
+from mountstore.stores.caching import CachingStore
 from tests.power.disks import Disk, disk
 from tests.vfs.faulty import FaultyStore
 from tests.vfs.mounted import Mounted, contents, running
@@ -102,6 +103,9 @@ def let_go(m: Mounted) -> None:
         for layer in node.stack.layers if node.stack is not None else ():
             layer.close()
     m.vfs._index.close()
+    if isinstance(cache := m.vfs._content._store.store, CachingStore):
+        cache.let_go()
+        assert cache.flush(10)
 
 
 async def test_a_failing_disk_is_told(failing: Disk) -> None:
