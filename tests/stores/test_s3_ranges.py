@@ -167,6 +167,15 @@ def answer(
     return head.encode() + data
 
 
+@pytest.mark.parametrize("size", [1, 4096, MIB - 1])
+def test_what_is_small_takes_little_memory(size: int) -> None:
+    with scripted() as (server, ranges):
+        server.answers = [(answer(0, size, size), False)]
+        piece = ranges.get("k", 0, MIB, None)
+        assert bytes(piece.data) == CONTENT[:size]
+        assert isinstance(piece.data.obj, bytearray), "what is lent comes in whole MiB"
+
+
 def test_one_connection_serves_many_requests() -> None:
     with scripted() as (server, ranges):
         server.answers = [(answer(0, MIB, 2 * MIB), False), (answer(MIB, 2 * MIB, 2 * MIB), False)]

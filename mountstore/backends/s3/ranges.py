@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mountstore.backends.s3.wire import Wire
 
 LEAST_BYTES = 1 << 20
+_LENT_BYTES = 4 << 20
 _MOST_HEAD_BYTES = 64 << 10
 _MOST_IDLE = 32
 _LONGEST_S = 900.0  # for one answer, as everywhere
@@ -171,7 +172,9 @@ class _Connection:
             or len(begun) > count
         ):
             raise Odd
-        place = MEMORY.lend(count)
+        # What is lent comes in whole MiB, and an object may be much smaller than what was asked for.
+        is_lent = count >= _LENT_BYTES or count == LEAST_BYTES
+        place = MEMORY.lend(count) if is_lent else memoryview(bytearray(count))
         at = len(begun)
         place[:at] = begun
         while at < count:
