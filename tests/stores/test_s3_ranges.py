@@ -89,6 +89,14 @@ def test_errors_are_those_of_any_other_get(s3_server: S3Server) -> None:
         assert bytes(store.get(KEY, len(CONTENT), len(CONTENT) + MIB)) == b""
 
 
+@pytest.mark.parametrize("etag", ['"a"\r\nRange: bytes=0-1', '"ü"', '"a\0"'])
+def test_no_etag_can_say_more_than_a_condition(etag: str) -> None:
+    with scripted() as (server, ranges):
+        with pytest.raises(Odd):
+            ranges.get("k", 0, MIB, etag)
+        assert server.requests == []
+
+
 def test_it_is_asked_for_again_when_an_answer_goes_wrong(versitygw: S3Server, proxy: LossyProxy) -> None:
     with opened(versitygw, put(versitygw), endpoint=proxy.url) as store:
         for fault in ("busy", "lose reply", "cut"):

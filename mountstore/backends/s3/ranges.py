@@ -99,6 +99,8 @@ class Ranges:
         path = f"{site.path}/{sign.quote_key(whole)}"
         headers = {"range": f"bytes={start}-{stop - 1}"}
         if if_match is not None:
+            if not (if_match.isascii() and if_match.isprintable()):
+                raise Odd  # it would end the header
             headers["if-match"] = if_match
         credentials = self._wire.account.credentials()
         if credentials is None:
