@@ -212,8 +212,7 @@ class BlockPool:
         at_once: bool = False,
     ) -> None:
         """Keep a block, if there is room or some can be made. `data` must not change afterwards; `used`: it
-        is for a reader, who does not wait for writers: see `await_room`; `at_once`: not by the writers, whose
-        queue may be full."""
+        is for a reader; `at_once`: not by the writers, whose queue may be full."""
         data = flat(data)
         size = len(data)
         if (self._writing.failures or not self._loaded) and not self._can_write():
@@ -244,16 +243,11 @@ class BlockPool:
         else:
             self._have_written(block)
 
-    def await_room(self) -> None:
-        """Wait while too much waits to be written: before more is fetched, so that its readers need not."""
-        if self.writers is not None:
-            self.writers.await_room()
-
     def _have_written(self, block: Block) -> None:
         if self.writers is None:
             self._write_queued(block)
         else:
-            self.writers.write(block.size, lambda: self._write_queued(block), at_once=block.used)
+            self.writers.write(block.size, lambda: self._write_queued(block))
 
     def _can_write(self) -> bool:
         if not self._writing.is_over():

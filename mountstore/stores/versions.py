@@ -200,8 +200,6 @@ class Versions:
         if wanted.is_whole and missing:
             missing = mine
         brought: list[tuple[int, memoryview]] = []
-        if missing:
-            pool.await_room()
         for low, high in runs(missing):
             stop = high * step if wanted.size is None else min(high * step, wanted.size)
             view = memoryview(flat(self._ask(wanted, low * step, stop, low > mine[0])))

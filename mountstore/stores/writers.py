@@ -48,23 +48,12 @@ class Writers:
         """What writes hold that are not made yet."""
         return self._waiting_bytes
 
-    def await_room(self) -> None:
-        """Wait while too many bytes are waiting."""
+    def write(self, size: int, call: Callable[[], None]) -> None:
+        """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting."""
         with self._lock:
-            self._await_room(0)
-            self._room.notify()  # nothing of it was taken yet
-
-    def _await_room(self, size: int) -> None:
-        while self._waiting_bytes + size > self._limit and self._waiting_bytes and not self._closed:
-            self._begin()
-            self._room.wait()
-
-    def write(self, size: int, call: Callable[[], None], *, at_once: bool = False) -> None:
-        """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting, but not if
-        `at_once`: then that was done before these bytes were there."""
-        with self._lock:
-            if not at_once:
-                self._await_room(size)
+            while self._waiting_bytes + size > self._limit and self._waiting_bytes and not self._closed:
+                self._begin()
+                self._room.wait()
             self._waiting_bytes += size
             self._writes.append((call, size))
             self._note()

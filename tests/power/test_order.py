@@ -70,7 +70,8 @@ async def test_what_was_sent_and_then_lost_here_is_not_taken_for_what_is_left(
     monkeypatch.setattr("mountstore.vfs.power.boot_id", lambda: "after the cut")
     async with running(inner, state) as m:
         await m.drain()
-        found = await m.tree()
-        assert found == contents(inner)
+        assert await m.tree() == contents(inner)
+    found = contents(inner)
     assert found.pop("f") == b"Z" * 3000
-    assert [*found.values()] == [b"Y" * 3000]
+    # What was rewritten in place is old or new, as far as the kernel had come with it.
+    assert [(len(left), set(left) <= set(b"YZ")) for left in found.values()] == [(3000, True)]
