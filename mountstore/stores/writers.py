@@ -26,11 +26,7 @@ class Writers:
     def __init__(self, count: int, limit_bytes: int) -> None:
         self._count = count
         self._limit = limit_bytes
-        # Whoever waits for one thing is not woken for another: there are many, and a lock that all want.
-        self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # something is to be begun
-        self._room = threading.Condition(self._lock)  # for the bytes of another write
-        self._over = threading.Condition(self._lock)  # something is done
+        self._changed = threading.Condition()  # something is to be begun, or is done
         self._writes: deque[tuple[Callable[[], None], int]] = deque()
         self._jobs: deque[Iterator[None]] = deque()
         self._waiting_bytes = 0
@@ -50,10 +46,10 @@ class Writers:
 
     def write(self, size: int, call: Callable[[], None]) -> None:
         """Have `call`, which holds so many bytes, made; waits while too many bytes are waiting."""
-        with self._lock:
+        with self._changed:
             while self._waiting_bytes + size > self._limit and self._waiting_bytes and not self._closed:
                 self._begin()
-                self._room.wait()
+                self._changed.wait()
             self._waiting_bytes += size
             self._writes.append((call, size))
             self._note()
@@ -64,7 +60,7 @@ class Writers:
         """Have all steps made, one at a time. Of too many jobs the first is given up; a generator that is
         given up, or that fails, is closed."""
         given_up = None
-        with self._lock:
+        with self._changed:
             self._jobs.append(steps)
             if len(self._jobs) > _MOST_JOBS or self._closed:
                 given_up = self._jobs.popleft()
@@ -76,23 +72,24 @@ class Writers:
     def give_up(self) -> bool:
         """Leave undone what is left of the jobs: they hold files that somebody needs the room of.
 
-        One of which a step is being made is closed after it. False if there was none."""
-        with self._lock:
+        One of which a step is being made is closed after it. False if there was none.
+        """
+        with self._changed:
             jobs, self._jobs = self._jobs, deque()
             self._given_up += 1
             some = bool(jobs or self._jobs_run)
-            self._over.notify_all()
+            self._changed.notify_all()
         for steps in jobs:
             _close(steps)
         return some
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when nothing is left to do; False after the timeout."""
-        with self._lock:
+        with self._changed:
             self._hurried += 1
-            self._work.notify_all()
+            self._changed.notify_all()
             try:
-                return self._over.wait_for(
+                return self._changed.wait_for(
                     lambda: not (self._writes or self._jobs or self._busy), timeout=timeout_s
                 )
             finally:
@@ -102,11 +99,10 @@ class Writers:
         """Give jobs up, write what waits, and end; no longer than a few seconds."""
         self.give_up()
         self.flush(_CLOSE_S)
-        with self._lock:
+        with self._changed:
             self._closed = True
             self._writes.clear()
-            for condition in (self._work, self._room, self._over):
-                condition.notify_all()
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join(_CLOSE_S)
 
@@ -120,12 +116,12 @@ class Writers:
             self._threads.append(thread)
             thread.start()
         elif len(self._writes) + len(self._jobs) == 1:
-            self._work.notify()  # one of them knows when it is time
+            self._changed.notify_all()
 
     def _begin(self) -> None:
         if not self._is_begun:
             self._is_begun = True
-            self._work.notify_all()
+            self._changed.notify_all()
 
     def _wait_for_work(self) -> bool:
         """Whether there is something to do now; False when all is over. Under the lock."""
@@ -134,18 +130,18 @@ class Writers:
                 self._is_begun = False
                 if self._closed:
                     return False
-                self._work.wait()
+                self._changed.wait()
                 continue
             now = time.monotonic()
             due = min(self._last + _QUIET_S, self._first + _LATEST_S)
             if self._is_begun or self._hurried or self._closed or now >= due:
-                self._begin()
+                self._is_begun = True
                 return True
-            self._work.wait(due - now)
+            self._changed.wait(due - now)
 
     def _run(self) -> None:
         while True:
-            with self._lock:
+            with self._changed:
                 if not self._wait_for_work():
                     return
                 call, size = self._writes.popleft() if self._writes else (None, 0)
@@ -157,7 +153,7 @@ class Writers:
                 if call is not None:
                     call()
                 elif steps is not None and self._is_unfinished(steps):
-                    with self._lock:
+                    with self._changed:
                         is_wanted = not self._closed and given_up == self._given_up
                         if is_wanted:
                             self._jobs.append(steps)
@@ -167,12 +163,11 @@ class Writers:
                 _log.exception("writing into the cache failed")
                 _close(steps)
             finally:
-                with self._lock:
+                with self._changed:
                     self._jobs_run -= steps is not None
                     self._busy -= 1
                     self._waiting_bytes -= size
-                    self._room.notify()  # for about as much as was written
-                    self._over.notify_all()
+                    self._changed.notify_all()
                 del call, steps
 
     @staticmethod
