@@ -345,7 +345,7 @@ class Index:
     def drop_node(self, node: Node) -> None:
         self._execute("DELETE FROM node WHERE ino=?", (node.ino,))
         # An upload may still be reading them: their files go at its end, or at the next start.
-        self._execute("DELETE FROM layer WHERE ino=?", (node.ino,))
+        self.drop_layers([row[0] for row in self.layers(node.ino)])
         self._execute("DELETE FROM conflict WHERE ino=?", (node.ino,))
         self._execute("DELETE FROM extra WHERE ino=?", (node.ino,))
         if node.is_dir:

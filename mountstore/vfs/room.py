@@ -54,12 +54,12 @@ class Room:
             if cache.is_on(self._staging.device):
                 # Not one of the store's threads: they may all be waiting for a store that is away.
                 gone = await trio.to_thread.run_sync(cache.give_way, size - free + _CHECK)
-                log.info("the disk is full: the cache on it has dropped %d bytes", gone)
             else:
                 # What has been sent is being copied from here to the cache.
                 gone = size - free if await trio.to_thread.run_sync(cache.let_go) else 0
             if not gone:
                 return False
+            log.info("the disk is full: the cache makes room, about %d bytes", gone)
             with trio.move_on_after(_SETTLE_S):
                 while self._staging.free_bytes() < min(size, free + gone):
                     await trio.sleep(_SETTLE_STEP_S)

@@ -10,7 +10,14 @@ from mountstore.backends.memory import DictStore
 from tests.power.disks import Disk
 from tests.power.test_disks import let_go, told
 from tests.vfs.faulty import FaultyStore
-from tests.vfs.mounted import contents, running, until
+from tests.vfs.mounted import Mounted, contents, running, until
+
+
+def start_again(power: Disk, m: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a cut under this one: the machine runs again, with what its disk has kept."""
+    let_go(m)
+    power.restore()
+    monkeypatch.setattr("mountstore.vfs.power.boot_id", lambda: "after the cut")
 
 
 async def test_what_has_moved_is_kept_until_what_replaces_it_is_on_the_disk(
@@ -36,9 +43,7 @@ async def test_what_has_moved_is_kept_until_what_replaces_it_is_on_the_disk(
             store.dead = True
             for gate in gates:
                 gate.open()
-    let_go(m)
-    power.restore()
-    monkeypatch.setattr("mountstore.vfs.power.boot_id", lambda: "after the cut")
+    start_again(power, m, monkeypatch)
     async with running(inner, state) as m:
         await m.drain()
         assert await m.read_file("b") == b"C" * 3000
@@ -65,9 +70,7 @@ async def test_what_was_sent_and_then_lost_here_is_not_taken_for_what_is_left(
             power.cut()
             store.dead = True
             sent.open()
-    let_go(m)
-    power.restore()
-    monkeypatch.setattr("mountstore.vfs.power.boot_id", lambda: "after the cut")
+    start_again(power, m, monkeypatch)
     async with running(inner, state) as m:
         await m.drain()
         assert await m.tree() == contents(inner)

@@ -2,7 +2,7 @@
 
 Python asks for a whole range in one call, and lets other threads run until it is there. Through obstore,
 256 MiB in ranges of 8 cost 0.17 s of CPU, half of it for new pages, and as much again for waking threads;
-so a mount's cold read took 0.50 to 0.60 s, and takes 0.42 to 0.46 this way (versitygw, 2 cores).
+so a mount's cold read took 0.50 to 0.60 s, and takes 0.36 to 0.46 this way (versitygw, 2 cores).
 
 Over TLS, which hands out 16 KiB at a time, and through proxies it is obstore's work.
 """
