@@ -77,6 +77,16 @@ def lock_name(names: tuple[str, ...]) -> bytes:
     return "/".join(names).encode(errors="surrogateescape")
 
 
+def have_what_was_deleted(folder: int) -> None:
+    """Have the room of deleted files to be used again, on the file system of an open folder. Raises OSError.
+
+    ext4 tells of it as free at once, but gives it only once its journal is written, and a write waits for
+    that a few times at most. To be sure that there is something to be written, the folder is touched.
+    """
+    os.utime(folder)
+    os.fsync(folder)
+
+
 class _How(ctypes.Structure):
     """struct open_how of openat2(2)."""
 

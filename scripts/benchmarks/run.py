@@ -129,9 +129,9 @@ class Run:
         self.end()
         self._mount = Mount(self.subject, self.place, self._base, self._number())
         self._mount.start()
-        if first:
-            self.root.mkdir()
         self.drop_caches()
+        if first:
+            self.root.mkdir()  # afterwards: a folder that no object is in yet, mountpoint-s3 forgets with it
 
     def restart(self) -> None:
         """End the mount and make it again with what it has remembered, and drop the page cache."""
