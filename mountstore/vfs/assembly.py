@@ -129,7 +129,7 @@ class Assembly:
             self._busy,
             capabilities.concurrency,
         )
-        self._neighbours = Neighbours(self._index, self._content.blocks)
+        self._neighbours = Neighbours(self._index, self._content)
         self._walks = Walks(self._index, self._listing)
         self._handles: dict[int, Handle | DirHandle] = {}
         self._next_handle = 1

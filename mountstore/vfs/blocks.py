@@ -150,6 +150,25 @@ class BlockCache:
                 del self._flights[cid, number]
             flight.set()
 
+    async def load_small(
+        self,
+        wanted: Sequence[tuple[int, int]],
+        fetch: Callable[[], Awaitable[Sequence[Data | None]]],
+    ) -> None:
+        """Have contents of one block each, (content id, size), come: what `fetch` brings, None for one that
+        does not. Raises what `fetch` raises."""
+        flight = trio.Event()
+        for cid, _ in wanted:
+            self._flights[cid, 0] = flight
+        try:
+            for (cid, _), block in zip(wanted, await fetch(), strict=True):
+                if block is not None:
+                    self._keep(cid, 0, [memoryview(block)])
+        finally:
+            for cid, _ in wanted:
+                del self._flights[cid, 0]
+            flight.set()
+
     def of(self, cid: int) -> list[tuple[int, memoryview]]:
         """The blocks of a content that are here, by number."""
         return [(number, block) for (owner, number), (block, _) in self._blocks.items() if owner == cid]

@@ -21,10 +21,10 @@ from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.room import Room
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
-from mountstore.vfs.sums import Sums, Taken, read_blocks, read_checked
+from mountstore.vfs.sums import Sums, Taken, read_blocks, read_checked, read_each
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mountstore.aio import AsyncStore
     from mountstore.vfs.index import Index
@@ -343,6 +343,18 @@ class Content:
             if sums is None and start == 0 and BLOCK < length == known.size <= self._whole_read_bytes:
                 self.sums.take(cid, blocks)
             return blocks
+
+    async def fetch_small(
+        self, wanted: Sequence[tuple[int, int]], is_over: Callable[[], bool]
+    ) -> list[Data | None]:
+        """Contents of one block each, (content id, size), one after another in one thread until `is_over`;
+        None for one that does not come."""
+        asked: list[tuple[str | None, int, str | None, Sequence[int] | None]] = []
+        for cid, size in wanted:
+            known = next(iter(self._index.objects_with(cid)), None)
+            condition = known.etag if known is not None and self._conditional else None
+            asked.append((known.key if known is not None else None, size, condition, self.sums.of(cid)))
+        return await self._store.run(read_each, self._store.store, asked, is_over)
 
     async def rescue(self, node: Node) -> bool:
         """As `localise`, and on the disk: the only object that holds it is about to go."""

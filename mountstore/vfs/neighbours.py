@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import stat
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from functools import partial
 
 import trio
 
-from mountstore.vfs.blocks import BLOCK, BlockCache
+from mountstore.store import Data
+from mountstore.vfs.blocks import BLOCK
+from mountstore.vfs.content import Content
 from mountstore.vfs.index import Index
 from mountstore.vfs.rows import Node
 from mountstore.vfs.runs import Run, Runs
@@ -29,16 +32,31 @@ _FIRST = 4  # files ahead when a pattern has been seen, twice as many with each 
 _MOST = 64
 _MOST_BYTES = 8 << 20  # asked for ahead and not opened yet
 _WORKERS = 12
+_SHARE = 4  # files that one worker thread fetches in a row: a hop to it costs as much as half a request
+_SHARE_BYTES = 1 << 16  # and how many bytes they have in all
+
+
+class _Share:
+    """What one worker thread fetches in a row."""
+
+    __slots__ = ("is_over", "parent", "wanted")
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+        self.wanted: list[tuple[int, int]] = []  # (content id, size)
+        self.is_over = False  # what of it is not under way yet is not asked for any more
 
 
 class Neighbours:
     """Fetches small files ahead of those who open them in a row."""
 
-    def __init__(self, index: Index, blocks: BlockCache) -> None:
+    def __init__(self, index: Index, content: Content) -> None:
         self._index = index
-        self._blocks = blocks
+        self._blocks = content.blocks
+        self._content = content
         self._runs = Runs(index, first=_FIRST, most=_MOST, ended=self._cancel)
         self._queue: deque[tuple[int, int, int]] = deque()  # (directory, content id, size)
+        self._shares: set[_Share] = set()  # under way
         self._workers = 0
 
     @property
@@ -71,8 +89,12 @@ class Neighbours:
     def _cancel(self, parent: int) -> None:
         """The pattern has ended."""
         self._queue = deque(item for item in self._queue if item[0] != parent)
+        for share in self._shares:
+            share.is_over = share.is_over or share.parent == parent
 
     def _fetch_ahead(self, parent: int, run: Run) -> None:
+        if run.ahead * 2 > run.window:
+            return  # many at once cost less than one by one
         size = 0
         wanted = []
         for number, (_, node) in enumerate(run.upcoming):
@@ -98,21 +120,45 @@ class Neighbours:
         if nursery is None:
             self._queue.clear()
             return
+        # Shares only of what is left when all workers have something to do.
         for _ in range(min(_WORKERS - self._workers, len(self._queue))):
             self._workers += 1
             nursery.start_soon(self._work)
 
     async def _work(self) -> None:
         try:
-            while self._queue:
-                _, cid, size = self._queue.popleft()
-                if self._blocks.is_wanting(cid, 0):
-                    try:
-                        await self._blocks.read(cid, 0, size, size)
-                    except trio.Cancelled:
-                        raise
-                    except Exception as error:
-                        # Whoever opens it asks again and is told.
-                        log.debug("a file that may be read next did not come: %s", error)
+            while share := self._next_share():
+                self._shares.add(share)
+                try:
+                    await self._blocks.load_small(share.wanted, partial(self._bring, share))
+                except trio.Cancelled:
+                    raise
+                except Exception as error:
+                    # Whoever opens it asks again and is told.
+                    log.debug("files that may be read next did not come: %s", error)
+                finally:
+                    self._shares.discard(share)
         finally:
             self._workers -= 1
+
+    def _bring(self, share: _Share) -> Awaitable[list[Data | None]]:
+        return self._content.fetch_small(share.wanted, lambda: share.is_over)
+
+    def _next_share(self) -> _Share | None:
+        """What is to be fetched next: of one directory, or the one file that somebody waits for."""
+        most = min(_SHARE, -(-len(self._queue) // _WORKERS))
+        room = _SHARE_BYTES
+        share = None
+        while self._queue and (share is None or len(share.wanted) < most):
+            parent, cid, size = self._queue[0]
+            if share is not None and (size > room or parent != share.parent):
+                break
+            self._queue.popleft()
+            if not self._blocks.is_wanting(cid, 0):
+                continue
+            share = share or _Share(parent)
+            share.wanted.append((cid, size))
+            room -= size
+            if not parent:
+                break
+        return share

@@ -12,12 +12,12 @@ import logging
 import random
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from zlib_ng import zlib_ng
 
-from mountstore.errors import Corrupted
+from mountstore.errors import Corrupted, StoreError
 from mountstore.store import Data, ObjectStore
 from mountstore.stores.caching import CachingStore
 from mountstore.vfs.blocks import BLOCK
@@ -62,6 +62,28 @@ def read_blocks(
         return pieces, pieces
 
     return _checked(store, key, start, stop, sums, get)
+
+
+def read_each(
+    store: ObjectStore,
+    asked: Iterable[tuple[str | None, int, str | None, Sequence[int] | None]],
+    is_over: Callable[[], bool],
+) -> list[Data | None]:
+    """`read_blocks` of whole objects of one block each: (key, size, if_match, sums) of several. None for one
+    that cannot be read, or is none, and for what is left when `is_over`."""
+    answers: list[Data | None] = []
+    for key, size, if_match, sums in asked:
+        answers.append(None)
+        if key is None or is_over():
+            continue
+        try:
+            blocks = read_blocks(store, key, 0, size, if_match, sums)
+        except StoreError as error:
+            log.debug("%r, which may be read next, did not come: %s", key, error)
+            continue
+        if len(blocks) == 1 and len(blocks[0]) == size:
+            answers[-1] = blocks[0]
+    return answers
 
 
 def _checked(
