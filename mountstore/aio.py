@@ -130,6 +130,9 @@ class AsyncStore:
     async def head_many(self, keys: Iterable[str]) -> dict[str, ObjectInfo]:
         return await self._read(self.store.head_many, keys)
 
+    async def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
+        return await self._read(self.store.head_or_get_many, keys)
+
     async def copy(
         self,
         source: str,

@@ -215,6 +215,11 @@ class ObjectStore(ABC):
                 continue
         return found
 
+    def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
+        """What `head` tells of each of these, those that are there; with the content where both come in one
+        request that costs no more than a head, else None. For small objects."""
+        return {key: (info, None) for key, info in self.head_many(keys).items()}
+
     def copy(
         self,
         source: str,

@@ -82,6 +82,15 @@ class CachingStore(WrapperStore):
     def head_many(self, keys: Iterable[str]) -> dict[str, ObjectInfo]:
         return self.inner.head_many(keys)
 
+    def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
+        """As that of `main`; what comes is kept."""
+        epochs = {key: self._pool.epoch(digest(key)) for key in keys}
+        found = self.inner.head_or_get_many(epochs)
+        for key, (info, data) in found.items():
+            if data is not None and info.etag is not None:
+                self._versions.keep(key, info.etag, flat(data), epochs[key])
+        return found
+
     # -- reading ----------------------------------------------------------------------------------
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:

@@ -95,7 +95,9 @@ class Assembly:
             max_key_bytes=capabilities.max_key_bytes,
             max_segment_bytes=capabilities.max_segment_bytes,
         )
-        self._listing = Listing(self._index, self._tree, self._store, options, self._busy)
+        self._listing = Listing(
+            self._index, self._tree, self._store, options, self._busy, self._content.blocks.put
+        )
         self._answers = Answers(
             self._index, self._tree, self._content, self._listing, self._store, self._busy
         )

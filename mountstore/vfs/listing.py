@@ -17,14 +17,14 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 import trio
 
 from mountstore.aio import AsyncStore
 from mountstore.errors import StoreError
-from mountstore.store import ObjectInfo, Page
+from mountstore.store import Data, ObjectInfo, Page
 from mountstore.vfs.arrivals import adopt_plain
 from mountstore.vfs.attrs import attrs_of
 from mountstore.vfs.busy import BusyKeys
@@ -49,6 +49,8 @@ _ASKS = 4  # how often an object is asked for until two answers agree
 _SAMPLE = 16  # objects of a large root that are asked whether there are attributes
 _KEEPS_NS = 1_000_000_000  # listings that count for less than this are not begun ahead of their readers
 _HEADS = 8  # threads that ask for attributes at once
+_SMALL = 8 << 10  # an object of up to so many bytes is got where its attributes are wanted: it costs the same
+_SMALL_IN_ALL = 4 << 20  # of one page
 
 
 class Flight:
@@ -88,8 +90,15 @@ class Listing:
     """Brings directories up to date; for the thread of the event loop alone."""
 
     def __init__(
-        self, index: Index, tree: Tree, store: AsyncStore, options: VfsOptions, busy: BusyKeys
+        self,
+        index: Index,
+        tree: Tree,
+        store: AsyncStore,
+        options: VfsOptions,
+        busy: BusyKeys,
+        keep: Callable[[int, bytes], None],
     ) -> None:
+        """`keep` is given small contents that came with attributes, by content id."""
         self._index = index
         self._tree = tree
         self._store = store
@@ -103,6 +112,7 @@ class Listing:
         self._began_ns = time.time_ns()
         self._options = options
         self._busy = busy
+        self._keep = keep
         self._flights: dict[int, Flight] = {}
         self._asking = 0  # questions about single names that are under way
         self._clock = 0
@@ -372,7 +382,8 @@ class Listing:
         elif prefix == DEEP:
             page = Page(page.objects, [key for key in page.prefixes if not is_deep_prefix(key)])
         ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
-        answers = told | await self._heads(ask, heard)
+        contents: dict[str, tuple[str | None, Data]] = {}
+        answers = told | await self._heads(ask, heard, _small(page.objects), contents)
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
@@ -407,6 +418,10 @@ class Listing:
                 if found_dir is not None and not found_dir[1].marker:
                     found_dir[1].marker = 1  # it stays where it goes, although it be empty
                     self._index.save(found_dir[1])
+        for key, (etag, content) in contents.items():
+            now = self._index.object(key)
+            if now is not None and now.cid and now.etag == etag and now.size == len(content):
+                self._keep(now.cid, bytes(content))
 
     def _take_markers(
         self, node: Node, prefix: str, page: Page, answers: Mapping[str, ObjectInfo | None], clock: int
@@ -471,20 +486,33 @@ class Listing:
         return not self._index.has_children(found[1].ino)
 
     async def _heads(
-        self, keys: Iterable[str], told: Mapping[str, set[str | None]] | None = None
+        self,
+        keys: Iterable[str],
+        told: Mapping[str, set[str | None]] | None = None,
+        small: Set[str] = frozenset(),
+        contents: dict[str, tuple[str | None, Data]] | None = None,
     ) -> dict[str, ObjectInfo | None]:
         """Each object's attributes, or None where there is no such object.
 
         `told` are the etags that some of them were said to have (None: no object): of those, what is neither
-        is asked for until it was told twice.
+        is asked for until it was told twice. Of what is `small`, `contents` gets (etag, content), if it comes
+        with the attributes.
         """
         answers: dict[str, ObjectInfo | None] = {}
         waiting = list(keys)
         heard = {key: set(etags) for key, etags in (told or {}).items()}
 
         async def ask(share: list[str], asks: int = 1) -> None:
+            found: dict[str, ObjectInfo] = {}
+            got = [key for key in share if key in small] if asks == 1 else []
             try:
-                found = await self._store.head_many(share)
+                if got:
+                    for key, (info, data) in (await self._store.head_or_get_many(got)).items():
+                        found[key] = info
+                        if data is not None and contents is not None:
+                            contents[key] = info.etag, data
+                if len(got) < len(share):
+                    found |= await self._store.head_many([key for key in share if key not in got])
             except StoreError as error:
                 if len(share) > 1:
                     # One of them: the others are to be known all the same.
@@ -495,13 +523,13 @@ class Listing:
                 return
             doubtful = []
             for key in share:
-                info = found.get(key)
-                etag = info.etag if info is not None else None
+                answer = found.get(key)
+                etag = answer.etag if answer is not None else None
                 if key in heard and etag not in heard[key]:
                     heard[key].add(etag)
                     doubtful.append(key)
                 else:
-                    answers[key] = info
+                    answers[key] = answer
             if doubtful and asks < _ASKS:
                 await ask(doubtful, asks + 1)
             elif doubtful:
@@ -662,6 +690,16 @@ class Listing:
         if node.due is None and not self._index.has_children(node.ino):
             self._index.drop_object(key)
             self._tree.disown(dentry, node)
+
+
+def _small(objects: Iterable[ObjectInfo]) -> set[str]:
+    """Those that are small, as far as all of them together are not much."""
+    found, left = set(), _SMALL_IN_ALL
+    for info in objects:
+        if 0 < info.size <= min(_SMALL, left):
+            found.add(info.key)
+            left -= info.size
+    return found
 
 
 def _keys(page: Page) -> list[str]:

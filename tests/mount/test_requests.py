@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -79,6 +80,25 @@ def test_find_over_folders_is_a_list_each(case: S3Case, mounts: Mounts) -> None:
     )
     assert len(done.stdout.splitlines()) == folders * 2
     assert requests(mount) - before == Counter(LIST=1 + folders)
+
+
+def test_small_files_with_attributes_are_one_get_each(case: S3Case, mounts: Mounts) -> None:
+    names = [f"f{number:02}" for number in range(40)]
+    mount = mounts(case)
+    (mount.root / "folder").mkdir()
+    for name in names:
+        (mount.root / "folder" / name).write_bytes(name.encode() * 1000)
+    (mount.root / "folder" / "f07").chmod(0o640)
+    (mount.root / "folder" / "empty").touch()
+    mount.umount()
+    mount.remount(fresh_state=True)
+    before = requests(mount)
+    for name in names:
+        assert (mount.root / "folder" / name).read_bytes() == name.encode() * 1000
+    assert stat.S_IMODE((mount.root / "folder" / "f07").stat().st_mode) == 0o640
+    told = requests(mount) - before
+    assert told["GET"] == len(names)
+    assert told["HEAD"] <= 3, "of the empty file, and of markers"
 
 
 def test_a_marker_of_others_is_one_head(case: S3Case, mounts: Mounts) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from mountstore.backends.memory import DictStore
-from mountstore.store import ObjectStore
+from mountstore.store import Data, ObjectInfo, ObjectStore
 from tests.vfs.faulty import FaultyStore
 from tests.vfs.mounted import contents, running, until
 
@@ -17,6 +18,76 @@ from tests.vfs.mounted import contents, running, until
 def far(store: ObjectStore) -> FaultyStore:
     """The store as if a network lay before it: requests are worth saving."""
     return FaultyStore(store, lacking=["local"])
+
+
+class Bringing(FaultyStore):
+    """Tells small objects' attributes together with their content, as S3 does; `after` runs between that and
+    whatever is asked next."""
+
+    after: Callable[[], object] | None = None
+
+    def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
+        found: dict[str, tuple[ObjectInfo, Data | None]] = {}
+        for key in keys:
+            info = self.inner.head(key)
+            found[key] = info, self.get(key, if_match=info.etag)
+        if self.after is not None:
+            self.after()
+        return found
+
+
+async def _written(store: DictStore, state: Path, files: dict[str, bytes]) -> None:
+    async with running(far(store), state) as m:
+        await m.mkdir("d")
+        for name, data in files.items():
+            await m.write_file(f"d/{name}", data, 0o600)
+
+
+async def test_small_content_comes_with_the_attributes(store: DictStore, tmp_path: Path) -> None:
+    files = {f"{number}": f"content {number}".encode() for number in range(20)} | {"large": bytes(9000)}
+    await _written(store, tmp_path / "1", files)
+    async with running(Bringing(store, lacking=["local"]), tmp_path / "2") as m:
+        assert {(await m.node(f"d/{name}")).mode for name in files} == {stat.S_IFREG | 0o600}
+        asked = dict(m.store.requests)
+        for name, data in files.items():
+            assert await m.read_file(f"d/{name}") == data
+        assert m.store.requests["get"] == len(files)
+        assert asked["get"] == len(files) - 1
+        assert asked["head"] <= 3, "of the large file, and of markers"
+
+
+async def test_of_a_large_folder_not_all_content_comes_with_the_attributes(
+    store: DictStore, tmp_path: Path
+) -> None:
+    await _written(store, tmp_path / "1", {f"{number:03}": bytes(8000) for number in range(600)})
+    async with running(Bringing(store, lacking=["local"]), tmp_path / "2") as m:
+        assert len(await m.names("d")) == 600
+        assert m.store.requests["get"] == (4 << 20) // 8000
+
+
+async def test_content_that_was_replaced_meanwhile_is_not_taken_for_the_new_one(
+    store: DictStore, tmp_path: Path
+) -> None:
+    """The listing tells of one version, the content is of the next, and when asked again there is a third."""
+    await _written(store, tmp_path / "1", {"a": b"first", "b": b"other"})
+    metadata = store.head("d/a").metadata
+    bringing = Bringing(store, lacking=["local"])
+    bringing.freeze_listings()
+    store.put("d/a", b"secnd", metadata=metadata)
+    bringing.after = lambda: store.put("d/a", b"third", metadata=metadata)
+    async with running(bringing, tmp_path / "2") as m:
+        assert await m.read_file("d/a") == b"third"
+        assert await m.read_file("d/b") == b"other"
+
+
+async def test_a_listing_that_is_older_than_the_content(store: DictStore, tmp_path: Path) -> None:
+    """The etag that it tells is not the content's: which of the two is right is asked for."""
+    await _written(store, tmp_path / "1", {"a": b"first"})
+    bringing = Bringing(store, lacking=["local"])
+    bringing.freeze_listings()
+    store.put("d/a", b"second!", metadata=store.head("d/a").metadata)
+    async with running(bringing, tmp_path / "2") as m:
+        assert await m.read_file("d/a") == b"second!"
 
 
 async def test_a_folder_of_others_costs_its_listing_alone(store: DictStore, state: Path) -> None:

@@ -6,7 +6,7 @@ import builtins
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mountstore.backends.s3 import etags, listing, multipart, objects
 from mountstore.backends.s3.bodies import RESERVED, Miss, user_metadata
@@ -25,6 +25,9 @@ from mountstore.errors import (
     Unsupported,
 )
 from mountstore.store import Data, ObjectInfo, Page, Upload, check_conditions
+
+if TYPE_CHECKING:
+    from obstore import GetResult
 
 _DAMAGED_TRIES = 5  # how often an object is asked for whose bytes come damaged
 _SOURCE_TRIES = 4  # how often a copy begins anew because its source has changed
@@ -71,14 +74,29 @@ class BucketStore(BucketCore):
             result = self._bodies.head(whole, key)
         except Miss as miss:
             return objects.head(self._wire, whole, key, tries=miss.tries)
-        meta = result.meta
-        return ObjectInfo(
-            key,
-            meta["size"],
-            objects.ns(meta["last_modified"]),
-            quoted_etag(meta["e_tag"] or ""),
-            user_metadata(result),
-        )
+        return _info(key, result)
+
+    def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
+        found = {}
+        for key in keys:
+            try:
+                found[key] = self._head_or_get(key)
+            except NotFound:
+                continue
+        return found
+
+    def _head_or_get(self, key: str) -> tuple[ObjectInfo, Data | None]:
+        whole = self._to_read(key)
+        if exact_in_obstore(whole):
+            try:
+                result, data = self._bodies.get_whole(whole, key)
+            except Miss:
+                pass
+            else:
+                info = _info(key, result)
+                if 0 < info.size == len(data) and self._is_intact(memoryview(data), info.etag):
+                    return info, data
+        return self.head(key), None
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
         if start < 0 or (stop is not None and stop < start):
@@ -446,3 +464,14 @@ class BucketStore(BucketCore):
             [name[cut:] for name in page.prefixes if len(name) > cut],
             page.after[cut:] if page.after else None,
         )
+
+
+def _info(key: str, result: GetResult) -> ObjectInfo:
+    meta = result.meta
+    return ObjectInfo(
+        key,
+        meta["size"],
+        objects.ns(meta["last_modified"]),
+        quoted_etag(meta["e_tag"] or ""),
+        user_metadata(result),
+    )

@@ -148,6 +148,17 @@ class Objects(Suite):
         assert not store.exists("d")
         assert not store.exists("d/")
 
+    def test_many_at_once(self, store: ObjectStore) -> None:
+        contents = {"k/a": b"some bytes", "k/b": b"", "k/c d%": b"\0" * 5000}
+        for key, data in contents.items():
+            store.put(key, data, metadata={"n": "1"} if store.capabilities.metadata else None)
+        heads = store.head_many([*contents, "k/absent"])
+        assert heads == {key: store.head(key) for key in contents}
+        found = store.head_or_get_many([*contents, "k/absent"])
+        assert {key: info for key, (info, _) in found.items()} == heads
+        for key, (_, brought) in found.items():
+            assert brought is None or bytes(brought) == bytes(store.get(key))
+
     def test_delete(self, store: ObjectStore) -> None:
         store.put("d/k", b"1")
         store.put("d/l", b"2")
