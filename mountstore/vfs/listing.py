@@ -5,7 +5,8 @@ an old one. So nothing that we put or delete ourselves meanwhile is believed fro
 listing tells of an object that we knew otherwise is confirmed by asking for the object itself. Nodes with
 changes of their own are left alone: their conditional upload finds out.
 
-A listing tells no metadata: mode, owner, times and whether an object is a symlink cost a request each.
+A listing tells no metadata: mode, owner, times and whether an object is a symlink cost a request each, which
+brings the content, too, if that is small.
 With `attrs="auto"` they are asked for where there are any to be expected: in a directory whose marker
 carries attributes (s3fs writes such, and so does a mount: see `Tree.tell_attributes`), in a root that
 one page lists, and on stores that answer without a network.
@@ -17,7 +18,7 @@ import errno
 import logging
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import trio
@@ -29,6 +30,7 @@ from mountstore.vfs.arrivals import adopt_plain
 from mountstore.vfs.attrs import attrs_of
 from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.extras import take_over
+from mountstore.vfs.heads import Heads, small
 from mountstore.vfs.index import Index
 from mountstore.vfs.links import founded, join
 from mountstore.vfs.markers import SUFFIX, directory_of, is_marker, is_row, marker_for, may_be_marker, row
@@ -45,12 +47,8 @@ _BEARABLE_S = 2.0  # how long a store may be silent before an older listing has 
 _GRACE_NS = 5_000_000_000  # how long that listing then does, at least
 _GRAVE_S = 60.0  # for how long an old listing is reckoned with
 _MANY_GRAVES = 10_000
-_ASKS = 4  # how often an object is asked for until two answers agree
 _SAMPLE = 16  # objects of a large root that are asked whether there are attributes
 _KEEPS_NS = 1_000_000_000  # listings that count for less than this are not begun ahead of their readers
-_HEADS = 8  # threads that ask for attributes at once
-_SMALL = 8 << 10  # an object of up to so many bytes is got where its attributes are wanted: it costs the same
-_SMALL_IN_ALL = 4 << 20  # of one page
 
 
 class Flight:
@@ -112,6 +110,7 @@ class Listing:
         self._began_ns = time.time_ns()
         self._options = options
         self._busy = busy
+        self._heads = Heads(store)
         self._keep = keep
         self._flights: dict[int, Flight] = {}
         self._asking = 0  # questions about single names that are under way
@@ -230,10 +229,10 @@ class Listing:
         prefix = node.prefix or ""
         key = prefix + segment
         with self._question() as clock:
-            info = (await self._heads([key], {key: set()})).get(key)
+            info = (await self._heads.of([key], {key: set()})).get(key)
             below = await self._store.list(key + "/", limit=1)
             if info is None and not below.objects:
-                info = (await self._heads([marker_for(key)])).get(marker_for(key))
+                info = (await self._heads.of([marker_for(key)])).get(marker_for(key))
             page = Page([info] if info else [], [key + "/"] if below.objects else [])
             asks = node.marker and node.known if self._asks is None else self._asks
             await self._merge(node, prefix, page, None, None, clock, bool(asks))
@@ -254,7 +253,7 @@ class Listing:
             parent = self._index.node(dentry.parent)
             old = self._index.object(key)
             with self._question() as clock:
-                answers = await self._heads([key], {key: {old.etag} if old is not None else set()})
+                answers = await self._heads.of([key], {key: {old.etag} if old is not None else set()})
             if parent is None or old is None or key not in answers or self._doubtful(parent, key, clock):
                 continue
             if self._index.object(key) != old or not node.is_clean or node.cid != old.cid:
@@ -322,14 +321,14 @@ class Listing:
             return True
         if not first.objects or first.objects[0].key != prefix:
             return False
-        marker = (await self._heads([prefix])).get(prefix)
+        marker = (await self._heads.of([prefix])).get(prefix)
         if marker is not None and marker.etag == first.objects[0].etag:
             first.objects[0] = marker  # it is not asked for twice
         return marker is not None and attrs_of(marker.metadata or {}).any_known
 
     async def _sample_has_attrs(self, page: Page) -> bool:
         keys = [info.key for info in page.objects]
-        answers = await self._heads(keys[:: max(1, len(keys) // _SAMPLE)][:_SAMPLE])
+        answers = await self._heads.of(keys[:: max(1, len(keys) // _SAMPLE)][:_SAMPLE])
         return any(attrs_of(info.metadata or {}).any_known for info in answers.values() if info is not None)
 
     async def _merge(
@@ -383,7 +382,7 @@ class Listing:
             page = Page(page.objects, [key for key in page.prefixes if not is_deep_prefix(key)])
         ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
         contents: dict[str, tuple[str | None, Data]] = {}
-        answers = told | await self._heads(ask, heard, _small(page.objects), contents)
+        answers = told | await self._heads.of(ask, heard, small(page.objects), contents)
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():
@@ -466,12 +465,12 @@ class Listing:
         if self._graves.get(key, -_GRAVE_S) < trio.current_time() - _GRAVE_S:
             return False
         found = (await self._store.list(key, limit=1)).objects
-        return not found or (await self._heads([found[0].key])).get(found[0].key, found[0]) is None
+        return not found or (await self._heads.of([found[0].key])).get(found[0].key, found[0]) is None
 
     async def _is_lost(self, parent: Node, known: Known) -> bool:
         """Whether a prefix that a listing does not tell of any more is gone: a listing may be an old one."""
         key = known.key
-        if known.etag is not None and (await self._heads([key])).get(key, known) is not None:
+        if known.etag is not None and (await self._heads.of([key])).get(key, known) is not None:
             return False
         if (await self._store.list(key, limit=1)).objects:
             return False
@@ -484,62 +483,6 @@ class Listing:
         # Its members are asked for one by one, and taken away if they are gone.
         await self.start(found[1]).done.wait()
         return not self._index.has_children(found[1].ino)
-
-    async def _heads(
-        self,
-        keys: Iterable[str],
-        told: Mapping[str, set[str | None]] | None = None,
-        small: Set[str] = frozenset(),
-        contents: dict[str, tuple[str | None, Data]] | None = None,
-    ) -> dict[str, ObjectInfo | None]:
-        """Each object's attributes, or None where there is no such object.
-
-        `told` are the etags that some of them were said to have (None: no object): of those, what is neither
-        is asked for until it was told twice. Of what is `small`, `contents` gets (etag, content), if it comes
-        with the attributes.
-        """
-        answers: dict[str, ObjectInfo | None] = {}
-        waiting = list(keys)
-        heard = {key: set(etags) for key, etags in (told or {}).items()}
-
-        async def ask(share: list[str], asks: int = 1) -> None:
-            found: dict[str, ObjectInfo] = {}
-            got = [key for key in share if key in small] if asks == 1 else []
-            try:
-                if got:
-                    for key, (info, data) in (await self._store.head_or_get_many(got)).items():
-                        found[key] = info
-                        if data is not None and contents is not None:
-                            contents[key] = info.etag, data
-                if len(got) < len(share):
-                    found |= await self._store.head_many([key for key in share if key not in got])
-            except StoreError as error:
-                if len(share) > 1:
-                    # One of them: the others are to be known all the same.
-                    for key in share:
-                        await ask([key], asks)
-                else:
-                    log.warning("cannot read the attributes of %r: %s", share[0], error)
-                return
-            doubtful = []
-            for key in share:
-                answer = found.get(key)
-                etag = answer.etag if answer is not None else None
-                if key in heard and etag not in heard[key]:
-                    heard[key].add(etag)
-                    doubtful.append(key)
-                else:
-                    answers[key] = answer
-            if doubtful and asks < _ASKS:
-                await ask(doubtful, asks + 1)
-            elif doubtful:
-                log.warning("the store's answers about %r contradict each other", doubtful[0])
-
-        # A worker thread takes a whole share: a hop to it costs as much as half a request.
-        async with trio.open_nursery() as nursery:
-            for first in range(min(_HEADS, len(waiting))):
-                nursery.start_soon(ask, waiting[first::_HEADS])
-        return answers
 
     def _found_prefix(self, parent: Node, key: str, answers: dict[str, ObjectInfo | None]) -> None:
         old = self._index.object(key)
@@ -690,16 +633,6 @@ class Listing:
         if node.due is None and not self._index.has_children(node.ino):
             self._index.drop_object(key)
             self._tree.disown(dentry, node)
-
-
-def _small(objects: Iterable[ObjectInfo]) -> set[str]:
-    """Those that are small, as far as all of them together are not much."""
-    found, left = set(), _SMALL_IN_ALL
-    for info in objects:
-        if 0 < info.size <= min(_SMALL, left):
-            found.add(info.key)
-            left -= info.size
-    return found
 
 
 def _keys(page: Page) -> list[str]:

@@ -39,7 +39,8 @@ class LossyProxy(socketserver.ThreadingTCPServer):
     """Passes HTTP requests on, one a connection, and does to each what the next of `faults` says.
 
     "pass": nothing; "lose reply": the server does it, and nobody hears of it; "busy": the server never
-    sees it, and 503 with a Retry-After is the answer; "cut": the answer's end is missing. A pair
+    sees it, and 503 with a Retry-After is the answer; "archived": nor this, and 403 is the answer; "cut":
+    the answer's end is missing; "bent": a bit of its last byte is another. A pair
     (fault, method) waits for a request of this method.
     """
 
@@ -79,6 +80,11 @@ class _Handler(socketserver.StreamRequestHandler):
                 b"HTTP/1.1 503 Slow Down\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             )
             return
+        if fault == "archived":
+            error = b"<Error><Code>InvalidObjectState</Code><Message>It is archived.</Message></Error>"
+            told = b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+            self.wfile.write(told % len(error) + error)
+            return
         head = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         with socket.create_connection(("127.0.0.1", self.server.target), timeout=30) as upstream:
             upstream.sendall(head + body)
@@ -87,7 +93,11 @@ class _Handler(socketserver.StreamRequestHandler):
                 answer += data
         if fault == "lose reply":
             return
-        self.wfile.write(answer[: len(answer) - 5] if fault == "cut" else answer)
+        if fault == "cut":
+            answer = answer[:-5]
+        elif fault == "bent":
+            answer = answer[:-1] + bytes([answer[-1] ^ 1])
+        self.wfile.write(answer)
 
 
 @pytest.fixture
@@ -153,6 +163,19 @@ def test_it_tries_again(versitygw: S3Server, proxy: LossyProxy) -> None:
                 proxy.faults = [(fault, method)]
                 call()
         assert not store.exists("k")
+
+
+@pytest.mark.parametrize("fault", ["archived", "busy", "lose reply", "cut", "bent"])
+def test_an_object_that_cannot_be_got_is_told_of(versitygw: S3Server, proxy: LossyProxy, fault: str) -> None:
+    with opened(versitygw, versitygw.new_bucket(), endpoint=proxy.url) as store:
+        store.put("a", b"x" * 1000, metadata={"n": "1"})
+        store.put("b", b"y" * 1000)
+        heads = {key: store.head(key) for key in "ab"}
+        proxy.faults = [(fault, "GET")]
+        found = store.head_or_get_many(["a", "absent", "b"])
+        assert {key: info for key, (info, _) in found.items()} == heads
+        assert found["a"][1] in (None, b"x" * 1000)
+        assert found["b"][1] == b"y" * 1000
 
 
 def test_retry_after_and_the_deadline() -> None:

@@ -21,6 +21,7 @@ from mountstore.errors import (
     InvalidRange,
     NotFound,
     PreconditionFailed,
+    StoreError,
     Unavailable,
     Unsupported,
 )
@@ -90,8 +91,10 @@ class BucketStore(BucketCore):
         if exact_in_obstore(whole):
             try:
                 result, data = self._bodies.get_whole(whole, key)
-            except Miss:
-                pass
+            except NotFound:
+                raise
+            except (Miss, StoreError):
+                pass  # an archived object, say, has a head and cannot be got
             else:
                 info = _info(key, result)
                 if 0 < info.size == len(data) and self._is_intact(memoryview(data), info.etag):
