@@ -37,10 +37,12 @@ from mountstore.backends._filesystem_objects import (
 )
 from mountstore.backends._filesystem_store import FileStore
 from mountstore.backends._filesystem_tree import have_what_was_deleted, lock_name, translated
+from mountstore.backends._large_bytes import LARGE_BYTES
 from mountstore.errors import InvalidKey, PreconditionFailed, StoreFull
 from mountstore.store import Capabilities, Data, ObjectInfo, Page
 
 _FOLDERS = 4096
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class FilesystemStore(FileStore):
@@ -171,6 +173,24 @@ class FilesystemStore(FileStore):
             if isinstance(error, OSError):
                 raise translated(error, key) from error
             raise
+        finally:
+            os.close(fd)
+
+    def kept(self, key: str, size: int) -> Data:
+        """`get` of what `keep` put; of another length than `size` where the object has another."""
+        names = self._names(key)
+        if len(names) > 1 or size >= LARGE_BYTES:
+            return self.get(key)
+        try:
+            fd = os.open(names[0], _READ, dir_fd=self._tree.root)
+        except OSError as error:
+            raise translated(error, key) from error
+        try:
+            return os.read(fd, size + 1)
+        except IsADirectoryError:
+            return self.get(key)
+        except OSError as error:
+            raise translated(error, key) from error
         finally:
             os.close(fd)
 

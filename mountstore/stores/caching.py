@@ -83,12 +83,20 @@ class CachingStore(WrapperStore):
         return self.inner.head_many(keys)
 
     def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
-        """As that of `main`; what comes is kept."""
-        epochs = {key: self._pool.epoch(digest(key)) for key in keys}
-        found = self.inner.head_or_get_many(epochs)
+        """As that of `main`; what comes is kept, and what is here, of whatever version, does not come."""
+        epochs, here = {}, []
+        for key in keys:
+            name = digest(key)
+            if self._pool.has_any(name):
+                here.append(key)
+            else:
+                epochs[key] = self._pool.epoch(name)
+        found = self.inner.head_or_get_many(epochs) if epochs else {}
         for key, (info, data) in found.items():
             if data is not None and info.etag is not None:
                 self._versions.keep(key, info.etag, flat(data), epochs[key])
+        if here:
+            found |= {key: (info, None) for key, info in self.inner.head_many(here).items()}
         return found
 
     # -- reading ----------------------------------------------------------------------------------

@@ -76,10 +76,11 @@ class BlockPool:
         self._writing = Pause()
         self._ample_until = 0.0
         self._disk = cache if isinstance(cache, FileStore) else None
+        self._get: Callable[[str, int], Data] = lambda name, size: cache.get(name)
         self._put: Callable[[str, Data], object] = cache.put
         self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
         if isinstance(cache, FilesystemStore):
-            self._put, self._delete = cache.keep, cache.drop
+            self._get, self._put, self._delete = cache.kept, cache.keep, cache.drop
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -155,13 +156,17 @@ class BlockPool:
         with self._lock:
             return (etag, number) in self._keys.get(key, ())
 
+    def has_any(self, key: str) -> bool:
+        """Whether anything of this key is here, for all that is known."""
+        return key in self._keys
+
     def _stored(self, block: Block, into: memoryview | None) -> Data | None:
         if self._reading.failures and not self._reading.is_over():
             return None
         began = time.monotonic()
         try:
             if into is None or self._disk is None:
-                data = self.cache.get(block.name)
+                data = self._get(block.name, block.size)
             else:
                 data = self._disk.get_into(block.name, into)
         except NotFound:

@@ -112,13 +112,17 @@ def test_what_is_kept_is_an_object_like_others(root: Path, durable: bool) -> Non
         for key in ("k", "a/b", "..", "x" * 300, "folder"):
             for data in (b"first", memoryview(b"second"), bytearray(b"third")):
                 store.keep(key, data)
-                assert store.get(key) == bytes(data)
+                assert store.get(key) == store.kept(key, len(data)) == bytes(data)
                 assert store.head(key).size == len(data)
+            assert len(store.kept(key, 2)) > 2
+            assert store.kept(key, 100) == bytes(data)
         assert store.get("folder/inner") == b"inner"
         assert sorted(store.keys()) == sorted(("k", "a/b", "..", "x" * 300, "folder", "folder/inner"))
         for key in ("k", "a/b", "..", "x" * 300, "folder"):
             store.drop(key)
             store.drop(key)
+            with pytest.raises(NotFound):
+                store.kept(key, 5)
         assert [*store.keys()] == ["folder/inner"]
         with pytest.raises(InvalidKey):
             store.keep("", b"x")
