@@ -17,7 +17,7 @@ from mountstore.store import Data, ObjectInfo
 log = logging.getLogger(__name__)
 
 _ASKS = 4  # how often an object is asked for until two answers agree
-_HEADS = 8  # threads that ask at once
+_HEADS = 16  # threads that ask at once
 _SMALL = 8 << 10  # an object of up to so many bytes is got where its attributes are wanted: it costs the same
 _SMALL_IN_ALL = 4 << 20
 
