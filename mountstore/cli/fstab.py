@@ -125,6 +125,7 @@ VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "dir_mode": ("dir_mode", octal),
     "ttl": ("ttl_s", seconds),
     "checkpoint": ("checkpoint_s", seconds),
+    "upload_delay": ("upload_delay_s", seconds),
     "fsync": ("fsync", one_of("remote", "local")),
     "attrs": ("attrs", one_of("auto", "stored", "listed")),
     "state_dir": ("state_dir", absolute),

@@ -95,6 +95,12 @@ _SIZE = _Read("size", fstab.byte_size)
     help="Upload a file that stays open this often [default: 30].",
 )
 @click.option(
+    "--upload-delay",
+    "upload_delay_s",
+    type=_SECONDS,
+    help="Upload a file when it has been closed and left alone for so long [default: 1].",
+)
+@click.option(
     "--attrs",
     type=click.Choice(["auto", "stored", "listed"]),
     help="Ask objects for modes, owners and times where a directory's marker tells of some (auto), always"

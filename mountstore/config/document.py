@@ -34,6 +34,7 @@ MOUNT_FIELDS: Mapping[str, str] = {
     "atime": "bool",
     "ttl_s": "float",
     "checkpoint_s": "float",
+    "upload_delay_s": "float",
     "fsync": "str",
     "attrs": "str",
     "state_dir": "str",

@@ -23,8 +23,8 @@ MIN_CACHE_BYTES = 8 << 20
 class MountRequest:
     """One `mountstore mount`. `mountpoint` is absolute (see `mounttab.resolve`); None means the default.
 
-    The meanings and defaults of ttl_s, fsync, checkpoint_s, attrs, uid, gid, umask,
-    file_mode, dir_mode, xattr, acl, dev and atime are `VfsOptions`'.
+    The meanings and defaults of ttl_s, fsync, checkpoint_s, upload_delay_s, attrs, uid, gid,
+    umask, file_mode, dir_mode, xattr, acl, dev and atime are `VfsOptions`'.
     What `cache_dir` and `cache_size` (in bytes) are by default, see `localcache`.
     """
 
@@ -44,6 +44,7 @@ class MountRequest:
     atime: bool = False
     ttl_s: float | None = None
     checkpoint_s: float | None = None
+    upload_delay_s: float | None = None
     fsync: Literal["remote", "local"] | None = None
     attrs: Attrs | None = None
     state_dir: Path | None = None
@@ -54,7 +55,7 @@ class MountRequest:
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
-        for name in ("ttl_s", "checkpoint_s"):
+        for name in ("ttl_s", "checkpoint_s", "upload_delay_s"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 10**9:
                 raise UsageError(f"{name.removesuffix('_s')} must be a number of seconds, 0 or more")

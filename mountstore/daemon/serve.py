@@ -325,7 +325,7 @@ class Mount:
 
     def _options(self) -> VfsOptions:
         request = self._request
-        names = ("uid", "gid", "umask", "ttl_s", "checkpoint_s", "fsync", "attrs")
+        names = ("uid", "gid", "umask", "ttl_s", "checkpoint_s", "upload_delay_s", "fsync", "attrs")
         given: dict[str, Any] = {name: getattr(request, name) for name in names}
         given = {name: value for name, value in given.items() if value is not None}
         return VfsOptions(

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _ASKS = 4  # how often an object is asked for until two answers agree
 _HEADS = 16  # threads that ask at once
 _SMALL = 8 << 10  # an object of up to so many bytes is got where its attributes are wanted: it costs the same
-_SMALL_IN_ALL = 4 << 20
+_SMALL_IN_ALL = 2 << 20  # of one page: who only lists over a slow line is not to wait for more
 
 
 class Heads:

@@ -21,6 +21,7 @@ from mountstore.errors import UsageError
         ("uid=0,gid=0,umask=027", {"uid": 0, "gid": 0, "umask": 0o027}),
         ("uid=root", {"uid": 0}),
         ("ttl=2.5,checkpoint=0", {"ttl_s": 2.5, "checkpoint_s": 0.0}),
+        ("upload_delay=0.2", {"upload_delay_s": 0.2}),
         ("fsync=local,attrs=listed", {"fsync": "local", "attrs": "listed"}),
         ("state_dir=/var/lib/m,,", {"state_dir": Path("/var/lib/m")}),
         ("defaults,_netdev,noauto,user,user=bob,nofail,x-systemd.automount,x-a=b", {}),

@@ -16,7 +16,15 @@ from mountstore.errors import MountError, UsageError
 
 
 @pytest.mark.parametrize(
-    "bad", [{"ttl_s": -1.0}, {"checkpoint_s": float("nan")}, {"uid": -1}, {"gid": 2**32}, {"umask": 0o1000}]
+    "bad",
+    [
+        {"ttl_s": -1.0},
+        {"checkpoint_s": float("nan")},
+        {"upload_delay_s": -0.1},
+        {"uid": -1},
+        {"gid": 2**32},
+        {"umask": 0o1000},
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(bad)).removesuffix("_s")):

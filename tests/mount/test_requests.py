@@ -7,6 +7,7 @@ import random
 import stat
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from tests.mount.cases import LONG, S3Case, s3_case
 from tests.mount.mounting import Mount, Mounts
 from tests.mount.proxy import proxied
+from tests.mount.waiting import wait_until
 from tests.servers import S3Server
 
 PAGE = 1000
@@ -45,6 +47,26 @@ def test_cp_of_a_small_file_is_one_put(case: S3Case, base: Path, mounts: Mounts)
     mount.sync()
     assert requests(mount) - before == Counter(PUT=1)
     assert case.read("file") == source.read_bytes()
+
+
+def test_the_upload_delay_says_how_many_saves_are_one_put(case: S3Case, mounts: Mounts) -> None:
+    mount = mounts(case, "--upload-delay", "3600")
+    os.listdir(mount.root)
+    before = requests(mount)
+    for number in range(3):
+        (mount.root / "file").write_bytes(b"%d" % number)
+    assert requests(mount) == before
+    mount.sync()
+    assert requests(mount) - before == Counter(PUT=1)
+    mount.umount()
+    mount = mounts(case, "--upload-delay", "0")
+
+    def is_stored(data: bytes) -> bool:
+        return case.read("file") == data
+
+    for data in (b"again", b"and again"):
+        (mount.root / "file").write_bytes(data)
+        wait_until("it is stored", partial(is_stored, data))
 
 
 def test_ls_of_a_long_folder_is_a_list_a_page_and_nothing_else(case: S3Case, mounts: Mounts) -> None:

@@ -62,7 +62,7 @@ async def test_of_a_large_folder_not_all_content_comes_with_the_attributes(
     await _written(store, tmp_path / "1", {f"{number:03}": bytes(8000) for number in range(600)})
     async with running(Bringing(store, lacking=["local"]), tmp_path / "2") as m:
         assert len(await m.names("d")) == 600
-        assert m.store.requests["get"] == (4 << 20) // 8000
+        assert m.store.requests["get"] == (2 << 20) // 8000
 
 
 async def test_content_that_was_replaced_meanwhile_is_not_taken_for_the_new_one(
