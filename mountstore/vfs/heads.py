@@ -78,6 +78,9 @@ class Heads:
             elif doubtful:
                 log.warning("the store's answers about %r contradict each other", doubtful[0])
 
+        if len(waiting) == 1:
+            await ask(waiting)
+            return answers
         # A worker thread takes a whole share: a hop to it costs as much as half a request.
         async with trio.open_nursery() as nursery:
             for first in range(min(_HEADS, len(waiting))):
