@@ -7,6 +7,7 @@ the keys are listed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -358,7 +359,9 @@ class FileStore(ObjectStore):
                         told = self._tells and self._placing(key, names, folder)
                         try:
                             os.rename(name, names[-1], src_dir_fd=tree.writing, dst_dir_fd=folder)
-                        except IsADirectoryError:
+                        except OSError as error:
+                            if error.errno not in (errno.EISDIR, errno.ENOSPC):
+                                raise
                             tree.place(tree.writing, name, folder, names[-1])
                         else:
                             if tree.durable:

@@ -77,16 +77,6 @@ def lock_name(names: tuple[str, ...]) -> bytes:
     return "/".join(names).encode(errors="surrogateescape")
 
 
-def have_what_was_deleted(folder: int) -> None:
-    """Have the room of deleted files to be used again, on the file system of an open folder. Raises OSError.
-
-    ext4 tells of it as free at once, but gives it only once its journal is written, and a write waits for
-    that a few times at most. To be sure that there is something to be written, the folder is touched.
-    """
-    os.utime(folder)
-    os.fsync(folder)
-
-
 class _How(ctypes.Structure):
     """struct open_how of openat2(2)."""
 
@@ -406,11 +396,11 @@ class Tree:
     def place(self, source_folder: int, source: str | bytes, folder: int, name: str) -> tuple[str, ...]:
         """Rename a file to where an object belongs; the names below `folder` that it got. Raises OSError."""
         try:
-            os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
+            self._rename(source_folder, source, folder, name)
         except IsADirectoryError:
             inner = os.open(name, _FOLDER, dir_fd=folder)
             try:
-                os.rename(source, BESIDE, src_dir_fd=source_folder, dst_dir_fd=inner)
+                self._rename(source_folder, source, inner, BESIDE)
                 self.sync(inner)
             finally:
                 os.close(inner)
@@ -418,6 +408,18 @@ class Tree:
         if self.durable:
             os.fsync(folder)
         return (name,)
+
+    def _rename(self, source_folder: int, source: str | bytes, folder: int, name: str) -> None:
+        try:
+            os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # A folder that grows needs a block at once. What was deleted ext4 tells of as free, but gives it
+            # only once its journal is written: all other calls wait for that, rename does not.
+            os.utime(self.writing)  # so that there is something to be written
+            os.fsync(self.writing)
+            os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
 
     def remove(self, names: tuple[str, ...]) -> None:
         """Unlink the file at these names, and the folders that this leaves empty. Raises OSError."""

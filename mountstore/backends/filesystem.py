@@ -36,9 +36,9 @@ from mountstore.backends._filesystem_objects import (
     write,
 )
 from mountstore.backends._filesystem_store import FileStore
-from mountstore.backends._filesystem_tree import have_what_was_deleted, lock_name, translated
+from mountstore.backends._filesystem_tree import lock_name, translated
 from mountstore.backends._large_bytes import LARGE_BYTES
-from mountstore.errors import InvalidKey, PreconditionFailed, StoreFull
+from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, Page
 
 _FOLDERS = 4096
@@ -161,12 +161,7 @@ class FilesystemStore(FileStore):
         except OSError as error:
             raise translated(error, key) from error
         try:
-            try:
-                write(fd, key, flat(data))
-            except StoreFull:
-                have_what_was_deleted(tree.root)
-                os.lseek(fd, 0, os.SEEK_SET)
-                write(fd, key, flat(data))
+            write(fd, key, flat(data))
             tree.place(tree.writing, name, tree.root, names[0])
         except BaseException as error:
             tree.discard(name)

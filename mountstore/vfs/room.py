@@ -7,7 +7,6 @@ another file system stays: nothing would be won by its going.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 
 import trio
@@ -43,11 +42,6 @@ class Room:
             free = min(free, self._journal_size - self._staging.used_bytes())
         self._left = min(free - size, _CHECK)
         return self._left >= 0
-
-    async def settle(self) -> None:
-        """After a write found no room where there was said to be some: have what was deleted be had."""
-        with contextlib.suppress(OSError):
-            await trio.to_thread.run_sync(self._staging.settle)
 
     async def make(self, size: int) -> bool:
         """Have the cache give way as far as is needed; whether so many bytes can be staged then."""

@@ -396,19 +396,6 @@ class Staging:
                     os.close(fd)
         self.sync_folder()
 
-    def settle(self) -> None:
-        """Have the room of what was deleted on this disk, by anybody, to be used again. Raises OSError.
-
-        ext4 tells of it as free at once, but gives it only once its journal is written, and a write waits for
-        that a few times at most. To be sure that there is something to be written, the folder is touched.
-        """
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.utime(fd)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     def sync_folder(self) -> None:
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -419,8 +419,7 @@ class Vfs(Extended):
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            # Others have filled the disk since it was asked for its room, or what was deleted is not had yet.
-            await self._content.room.settle()
+            # Others have filled the disk since it was asked for its room.
             await self._wait_for_room(node, len(data))
             self._content.write(node, offset, data)
         self._tree.changed_content(node)
