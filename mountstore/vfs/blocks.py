@@ -155,8 +155,8 @@ class BlockCache:
         wanted: Sequence[tuple[int, int]],
         fetch: Callable[[], Awaitable[Sequence[Data | None]]],
     ) -> None:
-        """Have contents of one block each, (content id, size), come: what `fetch` brings, None for one that
-        does not. Raises what `fetch` raises."""
+        """Have contents of one block each, (content id, size), come, none of them here or under way: what
+        `fetch` brings, None for one that does not. Raises what `fetch` raises."""
         flight = trio.Event()
         for cid, _ in wanted:
             self._flights[cid, 0] = flight
@@ -166,7 +166,7 @@ class BlockCache:
                     self._keep(cid, 0, [memoryview(block)])
         finally:
             for cid, _ in wanted:
-                del self._flights[cid, 0]
+                self._flights.pop((cid, 0), None)
             flight.set()
 
     def of(self, cid: int) -> list[tuple[int, memoryview]]:

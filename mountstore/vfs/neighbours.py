@@ -157,6 +157,8 @@ class Neighbours:
             if not self._blocks.is_wanting(cid, 0):
                 continue
             share = share or _Share(parent)
+            if (cid, size) in share.wanted:
+                continue  # another name of it
             share.wanted.append((cid, size))
             room -= size
             if not parent:

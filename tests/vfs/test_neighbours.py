@@ -103,3 +103,21 @@ async def test_an_error_ahead_is_nobodys(store: DictStore, state: Path) -> None:
         store.delete("d/0004")
         for number in (0, 1, 2, 3, 5, 6):
             assert await m.read_file(f"d/{number:04}") == b"x" * 10
+
+
+async def test_names_of_one_file_are_fetched_once(store: DictStore, state: Path) -> None:
+    """The same content is wanted under several names of a directory, also by one worker."""
+    async with running(store, state) as m:
+        await m.mkdir("d")
+        for number in range(100):
+            await m.write_file(f"d/{number:03}a", b"%d" % number)
+            for other in "bcd":
+                await m.link(f"d/{number:03}a", f"d/{number:03}{other}")
+        await m.drain()
+        m.forget_blocks()
+        m.store.reset()
+        with trio.fail_after(20):
+            for number in range(100):
+                for name in "abcd":
+                    assert await m.read_file(f"d/{number:03}{name}") == b"%d" % number
+        assert len(gets(m)) == 100
