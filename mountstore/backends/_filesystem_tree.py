@@ -396,11 +396,11 @@ class Tree:
     def place(self, source_folder: int, source: str | bytes, folder: int, name: str) -> tuple[str, ...]:
         """Rename a file to where an object belongs; the names below `folder` that it got. Raises OSError."""
         try:
-            self._rename(source_folder, source, folder, name)
+            self.rename(source_folder, source, folder, name)
         except IsADirectoryError:
             inner = os.open(name, _FOLDER, dir_fd=folder)
             try:
-                self._rename(source_folder, source, inner, BESIDE)
+                self.rename(source_folder, source, inner, BESIDE)
                 self.sync(inner)
             finally:
                 os.close(inner)
@@ -409,7 +409,8 @@ class Tree:
             os.fsync(folder)
         return (name,)
 
-    def _rename(self, source_folder: int, source: str | bytes, folder: int, name: str) -> None:
+    def rename(self, source_folder: int, source: str | bytes, folder: int, name: str) -> None:
+        """rename(2), which is not refused for want of room that there is. Raises OSError."""
         try:
             os.rename(source, name, src_dir_fd=source_folder, dst_dir_fd=folder)
         except OSError as error:

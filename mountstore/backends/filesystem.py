@@ -42,7 +42,6 @@ from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, Page
 
 _FOLDERS = 4096
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class FilesystemStore(FileStore):
@@ -177,7 +176,7 @@ class FilesystemStore(FileStore):
         if len(names) > 1 or size >= LARGE_BYTES:
             return self.get(key)
         try:
-            fd = os.open(names[0], _READ, dir_fd=self._tree.root)
+            fd = self._tree.open(names)
         except OSError as error:
             raise translated(error, key) from error
         try:

@@ -259,7 +259,7 @@ class HashdirStore(FileStore):
         try:
             write_all(fd, key.encode())
             self._tree.sync(fd)
-            os.rename(name, beside, src_dir_fd=self._tree.writing, dst_dir_fd=folder)
+            self._tree.rename(self._tree.writing, name, folder, beside)
             self._tree.sync(folder)
         except BaseException:
             self._tree.discard(name)

@@ -21,7 +21,7 @@ from mountstore.vfs.busy import BusyKeys
 from mountstore.vfs.failpoints import failpoint
 from mountstore.vfs.room import Room
 from mountstore.vfs.staging import Layer, Piece, Stack, Staging
-from mountstore.vfs.sums import Sums, Taken, read_blocks, read_checked, read_each
+from mountstore.vfs.sums import Asked, Sums, Taken, read_blocks, read_checked, read_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -349,7 +349,7 @@ class Content:
     ) -> list[Data | None]:
         """Contents of one block each, (content id, size), one after another in one thread until `is_over`;
         None for one that does not come."""
-        asked: list[tuple[str | None, int, str | None, Sequence[int] | None]] = []
+        asked: list[Asked] = []
         for cid, size in wanted:
             known = next(iter(self._index.objects_with(cid)), None)
             condition = known.etag if known is not None and self._conditional else None

@@ -6,7 +6,7 @@ For the thread of the event loop alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Container, Iterable, Mapping
 
 import trio
 
@@ -32,7 +32,7 @@ class Heads:
         self,
         keys: Iterable[str],
         told: Mapping[str, set[str | None]] | None = None,
-        small: Set[str] = frozenset(),
+        small: Container[str] = (),
         contents: dict[str, tuple[str | None, Data]] | None = None,
     ) -> dict[str, ObjectInfo | None]:
         """Each object's attributes, or None where there is no such object.

@@ -382,7 +382,7 @@ class Listing:
             page = Page(page.objects, [key for key in page.prefixes if not is_deep_prefix(key)])
         ghosts = [key for key in page.prefixes if key not in known and await self._is_ghost(key)]
         contents: dict[str, tuple[str | None, Data]] = {}
-        answers = told | await self._heads.of(ask, heard, small(page.objects), contents)
+        answers = told | await self._heads.of(ask, heard, small(page.objects) if ask else (), contents)
         if node.nlink == 0 or node.prefix != prefix:
             return
         with self._index.transaction():

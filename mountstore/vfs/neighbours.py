@@ -120,7 +120,6 @@ class Neighbours:
         if nursery is None:
             self._queue.clear()
             return
-        # Shares only of what is left when all workers have something to do.
         for _ in range(min(_WORKERS - self._workers, len(self._queue))):
             self._workers += 1
             nursery.start_soon(self._work)
@@ -146,7 +145,7 @@ class Neighbours:
 
     def _next_share(self) -> _Share | None:
         """What is to be fetched next: of one directory, or the one file that somebody waits for."""
-        most = min(_SHARE, -(-len(self._queue) // _WORKERS))
+        most = min(_SHARE, -(-len(self._queue) // _WORKERS))  # no more than leaves the others something to do
         room = _SHARE_BYTES
         share = None
         while self._queue and (share is None or len(share.wanted) < most):

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Asked = tuple[str | None, int, str | None, Sequence[int] | None]
+"""(key, size, if_match, sums) of a whole object of one block; no key: there is none."""
+
 _TRIES = 6
 _UNDER_WAY = 256  # contents that are sent, or were, with an outcome that is not known yet
 _IN_PART = -1, 0  # of a block that was not read from its beginning on
@@ -66,11 +69,11 @@ def read_blocks(
 
 def read_each(
     store: ObjectStore,
-    asked: Iterable[tuple[str | None, int, str | None, Sequence[int] | None]],
+    asked: Iterable[Asked],
     is_over: Callable[[], bool],
 ) -> list[Data | None]:
-    """`read_blocks` of whole objects of one block each: (key, size, if_match, sums) of several. None for one
-    that cannot be read, or is none, and for what is left when `is_over`."""
+    """`read_blocks` of several whole objects. None for one that cannot be read, or is none, and for what is
+    left when `is_over`."""
     answers: list[Data | None] = []
     for key, size, if_match, sums in asked:
         answers.append(None)
