@@ -189,9 +189,11 @@ def test_no_name_leads_out_of_the_store(file_served: Served, namespace: str, nam
                 assert answer.status == 400
                 assert "x-header" not in answer.headers
         assert outside.read_text() == "secret"
-        assert {path.name for path in file_served.folder.parent.iterdir()} <= {"outside", "store"} | {
-            path.name for path in file_served.folder.parent.glob("serve-*.log")
-        }
+        assert {path.name for path in file_served.folder.parent.iterdir()} <= {
+            "elsewhere",
+            "outside",
+            "store",
+        } | {path.name for path in file_served.folder.parent.glob("serve-*.log")}
     finally:
         outside.unlink()
 
@@ -213,13 +215,13 @@ def test_nor_does_one_in_a_query_or_a_document(file_served: Served, namespace: s
 
 def test_links_are_not_followed_out_of_the_store(file_served: Served, namespace: str) -> None:
     assert file_served.folder is not None
-    outside = file_served.folder.parent / "outside"
-    outside.mkdir()
-    (outside / "secret").write_text("secret")
+    elsewhere = file_served.folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret").write_text("secret")
     with file_served.connect() as client:
         assert client.ask("POST", f"/{namespace}/x", body=b"1").status == 200
-        (file_served.folder / namespace / "folder").symlink_to(outside)
-        (file_served.folder / namespace / "file").symlink_to(outside / "secret")
+        (file_served.folder / namespace / "folder").symlink_to(elsewhere)
+        (file_served.folder / namespace / "file").symlink_to(elsewhere / "secret")
         for name in ("folder/secret", "file"):
             assert client.ask("GET", f"/{namespace}/{name}").status == 404
             assert client.ask("HEAD", f"/{namespace}/{name}").status == 404
@@ -228,8 +230,8 @@ def test_links_are_not_followed_out_of_the_store(file_served: Served, namespace:
         assert client.ask("POST", f"/{namespace}/file", body=b"changed").status in (200, 400, 403, 500)
         assert client.ask("POST", f"/{namespace}/folder/new", body=b"new").status != 200
         assert client.ask("DELETE", f"/{namespace}/folder/secret").status == 404
-    assert (outside / "secret").read_text() == "secret"
-    assert [path.name for path in outside.iterdir()] == ["secret"]
+    assert (elsewhere / "secret").read_text() == "secret"
+    assert [path.name for path in elsewhere.iterdir()] == ["secret"]
 
 
 def test_too_much_of_a_head(file_served: Served, namespace: str) -> None:
