@@ -24,7 +24,7 @@ from mountstore.errors import AccessDenied, InvalidKey, NotFound, StoreError, St
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 
@@ -259,7 +259,7 @@ class Tree:
     def new_file(self) -> tuple[bytes, int]:
         """The name, in the folder `writing`, and the descriptor of a new file."""
         name = b"%d" % next(self._numbers)  # bytes need no encoding, each time they are used
-        return name, os.open(name, _NEW, 0o666, dir_fd=self.writing)
+        return name, os.open(name, NEW, 0o666, dir_fd=self.writing)
 
     def made_for(self, names: tuple[str, ...], path: bytes) -> int:
         """`made` for the folder of the object at these names, whose `lock_name` is `path`: for hot paths."""

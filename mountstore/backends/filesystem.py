@@ -23,7 +23,11 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from mmap import PAGESIZE
+from stat import S_ISREG as is_regular
+
+from zlib_ng import zlib_ng
 
 from mountstore.backends._arguments import check_key, flat
 from mountstore.backends._filesystem_listing import Listing
@@ -32,16 +36,19 @@ from mountstore.backends._filesystem_objects import (
     MAX_METADATA_BYTES,
     Names,
     ObjectFiles,
+    info_of,
     open_tree,
     write,
 )
 from mountstore.backends._filesystem_store import FileStore
-from mountstore.backends._filesystem_tree import lock_name, translated
+from mountstore.backends._filesystem_tree import NEW, lock_name, translated, write_all
 from mountstore.backends._large_bytes import LARGE_BYTES
 from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, Page
 
 _FOLDERS = 4096
+_PIECE_BYTES = 256 << 10
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class FilesystemStore(FileStore):
@@ -143,40 +150,95 @@ class FilesystemStore(FileStore):
         except OSError as error:
             raise translated(error, None) from error
 
+    def stat(self, key: str) -> ObjectInfo:
+        # What the rest does, for what most files are.
+        if _is_plain(key):
+            try:
+                found = os.stat(key, dir_fd=self._tree.root, follow_symlinks=False)
+            except OSError:
+                pass
+            else:
+                if is_regular(found.st_mode):
+                    return info_of(key, found, None)
+        return super().stat(key)
+
     # -- for who is alone with the store ------------------------------------------------------------
 
     def keep(self, key: str, data: Data) -> None:
         """`put` for who is the only one with this key, and asks for no etag; a cache.
 
-        The object is there whole or not at all, as ever. But no lock is taken, so a conditional put or a
-        delete at the same time may come between; and two versions may have one etag.
+        The object is there whole or not at all, but for this: a new one of up to a page is written where it
+        belongs, and a process that is killed there may leave it empty. No lock is taken, so a conditional put
+        or a delete at the same time may come between; and two versions may have one etag.
         """
-        names, tree = self._names(key), self._tree
-        if tree.durable or len(names) > 1:
+        tree = self._tree
+        if tree.durable or not _is_plain(key):
             self.put(key, data)
             return
+        data = flat(data)
+        is_page = len(data) <= PAGESIZE
         try:
-            name, fd = tree.new_file()
+            try:
+                name, fd = (b"", os.open(key, NEW, 0o666, dir_fd=tree.root)) if is_page else tree.new_file()
+            except FileExistsError:
+                name, fd = tree.new_file()
         except OSError as error:
             raise translated(error, key) from error
         try:
-            write(fd, key, flat(data))
-            tree.place(tree.writing, name, tree.root, names[0])
+            write(fd, key, data)
+            if name:
+                tree.place(tree.writing, name, tree.root, key)
         except BaseException as error:
-            tree.discard(name)
+            if name:
+                tree.discard(name)
+            else:
+                os.unlink(key, dir_fd=tree.root)
             if isinstance(error, OSError):
                 raise translated(error, key) from error
             raise
         finally:
             os.close(fd)
 
+    def keep_summed(self, named: Callable[[int], str], data: Data) -> None:
+        """`keep` under the name that `named` gives for the CRC-32 of the data.
+
+        Which is taken of each piece as it is written: the processor has it at hand then. Of a large content
+        that takes a fourth of the time that it takes before.
+        """
+        data, tree = flat(data), self._tree
+        if tree.durable or len(data) < _PIECE_BYTES:
+            self.keep(named(zlib_ng.crc32(data)), data)
+            return
+        crc, key, name, fd = 0, None, b"", -1
+        try:
+            name, fd = tree.new_file()
+            view = memoryview(data)
+            for at in range(0, len(view), _PIECE_BYTES):
+                piece = view[at : at + _PIECE_BYTES]
+                written = os.write(fd, piece)
+                if written != len(piece):
+                    write_all(fd, piece[written:])
+                crc = zlib_ng.crc32(piece, crc)
+            key = named(crc)
+            if not _is_plain(key):
+                raise InvalidKey(f"{key!r} is not the name of a file", key=key)
+            tree.place(tree.writing, name, tree.root, key)
+        except BaseException as error:
+            if fd >= 0:
+                tree.discard(name)
+            if isinstance(error, OSError):
+                raise translated(error, key) from error
+            raise
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
     def kept(self, key: str, size: int) -> Data:
         """`get` of what `keep` put; of another length than `size` where the object has another."""
-        names = self._names(key)
-        if len(names) > 1 or size >= LARGE_BYTES:
+        if size >= LARGE_BYTES or not _is_plain(key):
             return self.get(key)
         try:
-            fd = self._tree.open(names)
+            fd = os.open(key, _READ, dir_fd=self._tree.root)
         except OSError as error:
             raise translated(error, key) from error
         try:
@@ -190,12 +252,11 @@ class FilesystemStore(FileStore):
 
     def drop(self, key: str) -> None:
         """`delete` of what `keep` put, if it is there, in the same way."""
-        names = self._names(key)
-        if self._tree.durable or len(names) > 1:
+        if self._tree.durable or not _is_plain(key):
             self.delete(key, missing_ok=True)
             return
         try:
-            os.unlink(names[0], dir_fd=self._tree.root)
+            os.unlink(key, dir_fd=self._tree.root)
         except FileNotFoundError:
             pass
         except IsADirectoryError:
@@ -226,3 +287,9 @@ class FilesystemStore(FileStore):
         if size > 4096:
             raise InvalidKey(f"a key of {size} bytes; this store holds keys of up to 4096", key=key)
         return names_of(key, size)
+
+
+def _is_plain(key: str) -> bool:
+    """Whether a key is the name of its file, in the root: what `names_of` says of most, without asking it."""
+    size = len(key)
+    return size <= NAME_BYTES and key.isascii() and key[:1] not in "./" and "/" not in key and "\0" not in key

@@ -26,7 +26,7 @@ from mountstore.backends._filesystem_names import PRIVATE
 from mountstore.errors import StoreError
 from mountstore.fsck.findings import Fault, error, note
 from mountstore.store import ObjectInfo, ObjectStore
-from mountstore.stores.blocks import Block, block_of, digest
+from mountstore.stores.blocks import Block, block_of, digest, is_unfilled
 from mountstore.stores.caching import BLOCK_BYTES
 from mountstore.stores.pins import PREFIX, Pin
 from mountstore.stores.pool import MAX_BLOCKS
@@ -71,6 +71,13 @@ def _file(cache: Cache, name: str) -> Iterator[Fault]:
         yield from _unfinished(path)
         return
     block = block_of(name, found.st_size)
+    if stat.S_ISREG(found.st_mode) and is_unfilled(name, found.st_size):
+        yield note(
+            "cache", name, "a block that was being written when a mount ended",
+            "a repair deletes it, and so does the next mount",
+            partial(cache.drop, name),
+        )  # fmt: skip
+        return
     if not stat.S_ISREG(found.st_mode) or (block is None and not name.startswith(PREFIX)):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a file"
         yield error(

@@ -40,39 +40,60 @@ class CacheStats:
     capacity_bytes: int = 0
 
 
+def place_of(key: str, etag: str, number: int) -> str:
+    """Which block of which version it is, as names of blocks begin; `key` and `etag` are digests."""
+    return f"{key}-{etag}-{number:x}"
+
+
 class Block:
-    """One block; `segment` is None once it is not to be found any more."""
+    """One block; `segment` is None once it is not to be found any more.
+
+    `next` and `previous` are others of the same key, in no order: tens of thousands of keys have one block
+    each, and a collection for each of them would cost more than the block.
+    """
 
     __slots__ = (
-        "_name", "crc", "data", "etag", "key", "number", "pin", "segment", "size", "state", "used",
+        "crc", "data", "etag", "key", "name", "next", "number", "pin", "place", "previous", "segment", "size",
+        "state", "used",
     )  # fmt: skip
 
-    def __init__(self, key: str, etag: str, number: int, size: int, crc: int = 0, pin: str = "") -> None:
+    def __init__(
+        self, key: str, etag: str, number: int, size: int, crc: int | None = None, pin: str = ""
+    ) -> None:
         self.key = key
         self.etag = etag
         self.number = number
         self.size = size
-        self.crc = crc
         self.pin = pin
+        self.place = f"{key}-{etag}-{number:x}"  # as `place_of`, whose call takes longer than what it does
         self.state = STORED
         self.used = False  # by a reader
         self.data: Data | None = None  # until it is written
         self.segment: OrderedDict[Block, None] | None = None
-        self._name = ""
+        self.next: Block | None = None
+        self.previous: Block | None = None
+        self.crc = 0
+        self.name = ""
+        if crc is not None:
+            self.set_crc(crc)
 
-    @property
-    def name(self) -> str:
-        """What it is called in the cache, once its checksum is known."""
-        if not self._name:
-            pin = f"-{self.pin}" if self.pin else ""
-            self._name = f"{self.key}-{self.etag}-{self.number:x}-{self.crc:08x}{pin}"
-        return self._name
+    def set_crc(self, crc: int) -> str:
+        """Set its checksum; returns its name in the cache, which tells that."""
+        self.crc = crc
+        self.name = f"{self.place}-{crc:08x}-{self.pin}" if self.pin else f"{self.place}-{crc:08x}"
+        return self.name
 
 
 def block_of(name: str, size: int) -> Block | None:
     """The block that is called so in a cache; None if no block is."""
     match = _NAME.fullmatch(name)
-    if match is None:
+    if match is None or is_unfilled(name, size):
         return None
     key, etag, number, crc, pin = match.groups("")
     return Block(key, etag, int(number, 16), size, int(crc, 16), pin)
+
+
+def is_unfilled(name: str, size: int) -> bool:
+    """Whether it is a block whose writer was killed before a byte was in it, see `FilesystemStore.keep`."""
+    match = _NAME.fullmatch(name) if not size else None
+    return match is not None and int(match[4], 16) != 0

@@ -24,6 +24,7 @@ BLOCK_BYTES = 1 << 20
 _STRIPES = 256
 _SEEN = 65_536
 _HEIRS = 4096
+_OTHERS = 1 << 32  # there were two writes at once
 
 __all__ = ["BLOCK_BYTES", "CacheStats", "CachingStore", "uncached"]
 
@@ -63,7 +64,7 @@ class CachingStore(WrapperStore):
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, tuple[ObjectInfo, float]] = OrderedDict()
         self._writes = [0] * _STRIPES
-        self._writing: dict[str, list[int]] = {}  # by key: writes under way, and whether there were two
+        self._writing: dict[str, int] = {}  # by key: how many writes are under way, and `_OTHERS`
         self._heirs: OrderedDict[str, tuple[str, str, str, int]] = OrderedDict()
 
     @property
@@ -102,22 +103,18 @@ class CachingStore(WrapperStore):
     # -- reading ----------------------------------------------------------------------------------
 
     def get(self, key: str, start: int = 0, stop: int | None = None, *, if_match: str | None = None) -> Data:
-        conditional = self._versions.able.conditional_get
-        if if_match is not None and conditional and stop is not None and 0 <= start < stop:
+        if if_match is None:
+            info = self._current(key) if self._ttl_s else self.inner.stat(key)
+            if not start and stop is None and 0 < info.size <= self.block_bytes and info.etag:
+                try:
+                    return self._versions.read_one(key, info.etag, info.size)
+                except (PreconditionFailed, NotFound):
+                    self._forget(key)
+                    return self.inner.get(key)
+        elif self._versions.able.conditional_get and stop is not None and 0 <= start < stop:
             return self._versions.read(key, if_match, start, stop, None)
-        info = self._current(key)
-        if (
-            if_match is None
-            and not start
-            and stop is None
-            and 0 < info.size <= self.block_bytes
-            and info.etag
-        ):
-            try:
-                return self._versions.read_one(key, info.etag, info.size)
-            except (PreconditionFailed, NotFound):
-                self._forget(key)
-                return self.inner.get(key)
+        else:
+            info = self._current(key)
         if if_match is not None and info.etag != if_match:
             if self._ttl_s:  # it may be what we hold that is old
                 self._forget(key)
@@ -146,8 +143,6 @@ class CachingStore(WrapperStore):
         return [view[low : low + self.block_bytes] for low in range(0, len(view), self.block_bytes)]
 
     def _current(self, key: str) -> ObjectInfo:
-        if not self._ttl_s:
-            return self._head(key)
         with self._lock:
             found = self._seen.get(key)
             writes = self._writes[hash(key) % _STRIPES]
@@ -198,6 +193,15 @@ class CachingStore(WrapperStore):
         except BaseException:
             self._leave(key)
             raise
+        if isinstance(data, bytes) and len(data) <= self.block_bytes and info.etag is not None:
+            # What the rest does, for what most puts are.
+            alone = self._leave(key, info)
+            names = self._versions.named(key, info.etag)
+            if alone:
+                self._pool.replace(*names, data, pin=self._pool.pins.mark_of(key))
+            else:
+                self._pool.supersede(names[0])
+            return info
         epoch = self._done(key, info)
         if epoch is None or info.etag is None:
             return info
@@ -469,14 +473,11 @@ class CachingStore(WrapperStore):
 
     def _enter(self, key: str) -> None:
         with self._lock:
-            self._seen.pop(key, None)
-            self._writes[hash(key) % _STRIPES] += 1
+            if self._ttl_s:
+                self._seen.pop(key, None)
+                self._writes[hash(key) % _STRIPES] += 1
             under_way = self._writing.get(key)
-            if under_way is None:
-                self._writing[key] = [1, 0]
-            else:
-                under_way[0] += 1
-                under_way[1] = 1
+            self._writing[key] = 1 if under_way is None else (under_way + 1) | _OTHERS
 
     def _done(self, key: str, info: ObjectInfo | None) -> int | None:
         alone = self._leave(key, info)
@@ -489,19 +490,19 @@ class CachingStore(WrapperStore):
     def _leave(self, key: str, info: ObjectInfo | None = None) -> bool:
         """Whether there was no other write meanwhile; then what this one made, if anything, is remembered."""
         with self._lock:
-            self._writes[hash(key) % _STRIPES] += 1
-            under_way = self._writing[key]
-            under_way[0] -= 1
-            if not under_way[0]:
-                del self._writing[key]
-            if under_way[1]:
-                self._seen.pop(key, None)
-                return False
-            if info is not None and self._ttl_s:
-                self._saw(key, info)
+            under_way = self._writing[key] - 1
+            if under_way % _OTHERS:
+                self._writing[key] = under_way
             else:
-                self._seen.pop(key, None)
-            return True
+                del self._writing[key]
+            alone = under_way < _OTHERS
+            if self._ttl_s:
+                self._writes[hash(key) % _STRIPES] += 1
+                if alone and info is not None:
+                    self._saw(key, info)
+                else:
+                    self._seen.pop(key, None)
+            return alone
 
 
 def uncached(store: ObjectStore) -> ObjectStore:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from mmap import PAGESIZE
 
 from zlib_ng import zlib_ng
@@ -17,7 +17,7 @@ from mountstore.backends._lent_memory import MEMORY
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.errors import Corrupted, NotFound, StoreError
 from mountstore.store import Data, ObjectStore
-from mountstore.stores.blocks import QUEUED, STORED, WRITING, Block, CacheStats, block_of
+from mountstore.stores.blocks import QUEUED, STORED, WRITING, Block, CacheStats, block_of, place_of
 from mountstore.stores.pauses import Pause
 from mountstore.stores.pins import PREFIX, Pins
 from mountstore.stores.writers import Writers
@@ -62,7 +62,8 @@ class BlockPool:
         self._max_blocks = max_blocks
         self._stats = CacheStats()
         self._lock = threading.Lock()
-        self._keys: dict[str, dict[tuple[str, int], Block]] = {}
+        self._blocks: dict[str, Block] = {}  # by place
+        self._keys: dict[str, Block] = {}  # one of the blocks of each
         self._probation: OrderedDict[Block, None] = OrderedDict()
         self._protected: OrderedDict[Block, None] = OrderedDict()
         self._pinned: OrderedDict[Block, None] = OrderedDict()
@@ -78,9 +79,11 @@ class BlockPool:
         self._disk = cache if isinstance(cache, FileStore) else None
         self._get: Callable[[str, int], Data] = lambda name, size: cache.get(name)
         self._put: Callable[[str, Data], object] = cache.put
+        self._put_summed: Callable[[Callable[[int], str], Data], None] | None = None
         self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
         if isinstance(cache, FilesystemStore):
             self._get, self._put, self._delete = cache.kept, cache.keep, cache.drop
+            self._put_summed = cache.keep_summed
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -111,8 +114,7 @@ class BlockPool:
         What is returned lies at the begin of `into`, if that is given and has the room.
         """
         with self._lock:
-            blocks = self._keys.get(key)
-            block = blocks.get((etag, number)) if blocks is not None else None
+            block = self._blocks.get(f"{key}-{etag}-{number:x}")
             if block is None:
                 self._stats.misses += counted
                 return None
@@ -136,8 +138,8 @@ class BlockPool:
     def read_run(self, key: str, etag: str, numbers: range, pin: str = "") -> dict[int, Data]:
         """`read` of several blocks: those that are here, in memory that is used again if they are large."""
         with self._lock:
-            blocks = self._keys.get(key, {})
-            wanted = [(number, block) for number in numbers if (block := blocks.get((etag, number)))]
+            find = self._blocks.get
+            wanted = [(number, block) for number in numbers if (block := find(place_of(key, etag, number)))]
             sizes = [block.size if block.data is None else 0 for _, block in wanted]
         self._stats.misses += len(numbers) - len(wanted)
         place, at = None, 0
@@ -153,8 +155,7 @@ class BlockPool:
 
     def has(self, key: str, etag: str, number: int) -> bool:
         """Whether it is here, for all that is known."""
-        with self._lock:
-            return (etag, number) in self._keys.get(key, ())
+        return place_of(key, etag, number) in self._blocks
 
     def has_any(self, key: str) -> bool:
         """Whether anything of this key is here, for all that is known."""
@@ -230,8 +231,7 @@ class BlockPool:
         reserved = False
         while True:
             with self._lock:
-                blocks = self._keys.get(key)
-                if epoch != self._epochs[int(key[:3], 16)] or (blocks and (etag, number) in blocks):
+                if epoch != self._epochs[int(key[:3], 16)] or block.place in self._blocks:
                     if reserved:
                         self._free(size)
                     return
@@ -273,12 +273,14 @@ class BlockPool:
 
     def _write(self, block: Block, data: Data) -> None:
         """Have the cache keep what is linked already, as being written."""
-        block.crc = zlib_ng.crc32(data)
         began = time.monotonic()
         kept = False
         try:
-            if not self._is_taken(block.size):
-                self._put(block.name, data)
+            if began < self._ample_until or not self._is_taken(block.size):
+                if self._put_summed is not None and block.size >= _LENT_BYTES:
+                    self._put_summed(block.set_crc, data)
+                else:
+                    self._put(block.set_crc(zlib_ng.crc32(data)), data)
                 kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)
@@ -291,6 +293,9 @@ class BlockPool:
                 return
             if block.segment is not None:
                 self._unlink(block)
+            if not block.name:
+                self._free(block.size)
+                return
         self._erase(block.name, block.size)
 
     def _make_room(self, size: int) -> bool:
@@ -335,7 +340,7 @@ class BlockPool:
 
     def _is_taken(self, size: int) -> bool:
         """Whether others have taken the room on the disk while a block of so many bytes waited."""
-        if self._disk is None or time.monotonic() < self._ample_until:
+        if self._disk is None:
             return False
         try:
             return self._disk.room()[0] < 2 * size
@@ -399,21 +404,38 @@ class BlockPool:
         with self._lock:
             slot = int(key[:3], 16)
             self._epochs[slot] = epoch = self._epochs[slot] + 1
-            blocks = self._keys.get(key)
-            if blocks is None:
-                return epoch
-            old = [block for (etag, _), block in blocks.items() if etag != but]
-        self._discard(old)
+            old = [block for block in self._of(key) if block.etag != but]
+        if old:
+            self._discard(old)
         return epoch
+
+    def replace(self, key: str, etag: str, data: Data, *, pin: str = "") -> None:
+        """`supersede` what is here of this key, and `insert` a version that is one block."""
+        size = len(data)
+        is_simple = (
+            self.writers is None
+            and self._loaded
+            and not self._writing.failures
+            and (self._disk is None or (size <= _AMPLE_BYTES and time.monotonic() < self._ample_until))
+        )
+        if is_simple:
+            block = Block(key, etag, 0, size, pin=pin)
+            block.data, block.state = data, WRITING
+            with self._lock:
+                # The first that is kept of a key, and there is room: as most are.
+                is_simple = key not in self._keys and self._reserve(size)
+                if is_simple:
+                    self._epochs[int(key[:3], 16)] += 1
+                    self._link(block)
+        if is_simple:
+            self._write(block, data)
+        else:
+            self.insert(key, etag, 0, data, epoch=self.supersede(key, etag), pin=pin)
 
     def take(self, key: str, etag: str) -> list[Block]:
         """The blocks of a version, which are then to be found no more: they are to be given to `give`."""
         with self._lock:
-            found = [
-                block
-                for (version, _), block in self._keys.get(key, {}).items()
-                if version == etag and block.state != WRITING
-            ]
+            found = [block for block in self._of(key) if block.etag == etag and block.state != WRITING]
             for block in found:
                 self._unlink(block)
         return found
@@ -438,7 +460,7 @@ class BlockPool:
                 self._erase(old.name, old.size)
                 continue
             with self._lock:
-                if epoch == self.epoch(key) and (etag, new.number) not in self._keys.get(key, ()):
+                if epoch == self.epoch(key) and new.place not in self._blocks:
                     self._link(new)
                     continue
             self._erase(new.name, new.size)
@@ -447,7 +469,7 @@ class BlockPool:
         """`give` for a block that was not written yet."""
         with self._lock:
             data, old.data = old.data, None
-            if epoch != self.epoch(new.key) or (new.etag, new.number) in self._keys.get(new.key, ()):
+            if epoch != self.epoch(new.key) or new.place in self._blocks:
                 self._free(old.size)
                 return
             new.data, new.state = data, QUEUED
@@ -521,7 +543,7 @@ class BlockPool:
             for _, block in sorted(found, key=lambda one: one[0]):
                 self._used_bytes += block.size
                 self._count += 1
-                if (block.etag, block.number) in self._keys.get(block.key, ()):
+                if block.place in self._blocks:
                     self._doomed[block.name] = block.size
                 else:
                     self._link(block)
@@ -542,12 +564,19 @@ class BlockPool:
         self._count += 1
         return True
 
+    def _of(self, key: str) -> Iterator[Block]:
+        block = self._keys.get(key)
+        while block is not None:
+            after = block.next
+            yield block
+            block = after
+
     def _link(self, block: Block) -> None:
-        blocks = self._keys.get(block.key)
-        if blocks is None:
-            self._keys[block.key] = {(block.etag, block.number): block}
-        else:
-            blocks[block.etag, block.number] = block
+        self._blocks[block.place] = block
+        other = self._keys.get(block.key)
+        if other is not None:
+            block.next, other.previous = other, block
+        self._keys[block.key] = block
         if block.pin in self.pins.marks:
             self._place(block, self._pinned)
         else:
@@ -555,10 +584,17 @@ class BlockPool:
             self._probation[block] = None
 
     def _unlink(self, block: Block) -> None:
-        blocks = self._keys[block.key]
-        del blocks[block.etag, block.number]
-        if not blocks:
+        del self._blocks[block.place]
+        before, after = block.previous, block.next
+        if after is not None:
+            after.previous = before
+        if before is not None:
+            before.next = after
+        elif after is not None:
+            self._keys[block.key] = after
+        else:
             del self._keys[block.key]
+        block.previous = block.next = None
         self._place(block, None)
 
     def _place(self, block: Block, segment: OrderedDict[Block, None] | None) -> None:

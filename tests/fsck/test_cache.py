@@ -218,18 +218,21 @@ def test_what_is_superfluous_is_right_and_goes_with_a_repair(kept: Kept) -> None
     writing = kept.blocks / PRIVATE / "writing-0123456789abcdef"
     writing.mkdir()
     (writing / "7").write_bytes(b"x" * 99)
+    unfilled = f"{'a' * 32}-{'b' * 32}-0-0123abcd"
+    (kept.blocks / unfilled).touch()
     before = kept.files()
     found = kept.check()
     told = {(one.level, one.subject): one.what for one in found.findings}
     assert told == {
         ("note", PRIVATE): "1 files of 99 bytes that were being written when a mount ended",
+        ("note", unfilled): "a block that was being written when a mount ended",
         ("note", "blocks"): f"3 blocks, {MIB + 495} bytes, of versions that the store has not",
         ("note", "a/"): "pinned, not in the store; 495 bytes are kept for it",
     }
     assert (found.status, kept.files()) == (0, before)
     repaired = kept.check(repair=True)
     assert repaired.status == 0
-    assert {one.subject for one in repaired.findings if one.repaired} == {PRIVATE, "blocks"}
+    assert {one.subject for one in repaired.findings if one.repaired} == {PRIVATE, unfilled, "blocks"}
     assert not writing.exists()
     assert [one.subject for one in kept.check().findings] == ["a/"]
     with kept.open() as opened:

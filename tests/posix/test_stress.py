@@ -38,7 +38,16 @@ exec "$@"
 def stress(folder: Path, name: str) -> str:
     """Run one stressor; what it said, if it found fault, or left something, else nothing."""
     folder.mkdir()
-    command = ["stress-ng", "--verify", f"--{name}", "1", "--timeout", f"{SECONDS}s", "--temp-path", folder]
+    command = [
+        "stress-ng",
+        "--verify",
+        f"--{name}",
+        "1",
+        "--timeout",
+        f"{SECONDS}s",
+        "--temp-path",
+        str(folder),
+    ]
     done = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", ALONE, "sh", folder, *command],
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import errno
 import os
 import random
@@ -110,7 +111,7 @@ def test_what_is_kept_is_an_object_like_others(root: Path, durable: bool) -> Non
         (root / "folder").mkdir()
         (root / "folder" / "inner").write_bytes(b"inner")
         for key in ("k", "a/b", "..", "x" * 300, "folder"):
-            for data in (b"first", memoryview(b"second"), bytearray(b"third")):
+            for data in (b"first", b"more than a page" * 1000, memoryview(b"second"), bytearray(b"third")):
                 store.keep(key, data)
                 assert store.get(key) == store.kept(key, len(data)) == bytes(data)
                 assert store.head(key).size == len(data)
@@ -130,6 +131,21 @@ def test_what_is_kept_is_an_object_like_others(root: Path, durable: bool) -> Non
         assert [*private.glob("writing-*/*")] == []
 
 
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 300_000, (2 << 20) + 1])
+def test_what_is_kept_may_be_named_by_its_checksum(root: Path, durable: bool, size: int) -> None:
+    data = os.urandom(size)
+    with FilesystemStore(root, durable=durable) as store:
+        for given in (data, memoryview(data), bytearray(data)):
+            store.keep_summed(lambda crc: f"k-{crc:08x}", given)
+        assert [*store.keys()] == [f"k-{binascii.crc32(data):08x}"]
+        assert store.get(f"k-{binascii.crc32(data):08x}") == data
+        with pytest.raises(InvalidKey):
+            store.keep_summed(lambda crc: "", data)
+        assert len([*store.keys()]) == 1
+    assert [*(root / PRIVATE).glob("writing-*/*")] == []
+
+
 def test_what_cannot_be_kept_leaves_nothing(root: Path, store: FilesystemStore) -> None:
     store.keep("k", b"old")
     with pytest.raises(TypeError):
@@ -139,8 +155,11 @@ def test_what_cannot_be_kept_leaves_nothing(root: Path, store: FilesystemStore) 
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         for key in ("k", "new"):
-            with pytest.raises(StoreFull):
-                store.keep(key, bytes(2000))
+            for size in (2000, 20_000, 2 << 20):
+                with pytest.raises(StoreFull):
+                    store.keep(key, bytes(size))
+                with pytest.raises(StoreFull):
+                    store.keep_summed(lambda crc, key=key: key, bytes(size))  # type: ignore[misc]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)

@@ -189,28 +189,32 @@ import random, sys
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.stores.blocks import digest
 from mountstore.stores.pool import BlockPool
-pool = BlockPool(FilesystemStore(sys.argv[1], durable=False), 3_000_000, writers=2)
+pool = BlockPool(FilesystemStore(sys.argv[1], durable=False), 3_000_000, writers=int(sys.argv[2]))
+size = int(sys.argv[3])
 print("begun", flush=True)
 for number in range(1_000_000):
     key = digest(str(number % 50))
     if number % 97 == 0:
         pool.supersede(key)
-    data = random.Random(number % 1000).randbytes(40_000)
+    data = random.Random(number % 1000).randbytes(size)
     pool.insert(key, digest("e"), number % 1000, data, epoch=pool.epoch(key))
 """
 
 
+@pytest.mark.parametrize(("writers", "size"), [(2, 40_000), (0, 1000), (1, 600_000)])
 @pytest.mark.parametrize("kills", [3])
-def test_after_a_kill_every_block_is_right_and_counted(tmp_path: Path, kills: int) -> None:
+def test_after_a_kill_every_block_is_right_and_counted(
+    tmp_path: Path, kills: int, writers: int, size: int
+) -> None:
     held = 0
     for _ in range(kills):
-        command = [sys.executable, "-c", FILL, str(tmp_path / "cache")]
+        command = [sys.executable, "-c", FILL, str(tmp_path / "cache"), str(writers), str(size)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "begun\n"
                 blocks = tmp_path / "cache"
-                wait_until("it is at work", lambda at=blocks: len(os.listdir(at)) > 20)  # type: ignore[misc]
+                wait_until("it is at work", lambda at=blocks: len(os.listdir(at)) > 4)  # type: ignore[misc]
             finally:
                 process.send_signal(signal.SIGKILL)
         with FilesystemStore(tmp_path / "cache", durable=False) as cache:
@@ -221,9 +225,23 @@ def test_after_a_kill_every_block_is_right_and_counted(tmp_path: Path, kills: in
                 data = pool.read(digest(str(number % 50)), digest("e"), number)
                 if data is not None:
                     held += 1
-                    assert bytes(data) == random.Random(number).randbytes(40_000)
+                    assert bytes(data) == random.Random(number).randbytes(size)
             assert pool.stats.errors == 0
-    assert held > 20
+    assert held > 4
+
+
+def test_a_block_that_was_never_filled_goes(tmp_path: Path) -> None:
+    """What a kill leaves between the name of a small block and its content."""
+    with FilesystemStore(tmp_path / "cache", durable=False) as cache:
+        pool, key = BlockPool(cache, 1000), digest("k")
+        for number, data in enumerate((b"content", b"")):
+            pool.insert(key, ETAG, number, data, epoch=pool.epoch(key))
+        (name,) = (name for name in cache.keys() if cache.get(name))
+        os.truncate(tmp_path / "cache" / name, 0)
+        again = BlockPool(cache, 1000)
+        assert again.read(key, ETAG, 0) is None
+        assert again.read(key, ETAG, 1) == b""
+        assert (again.stats.errors, again.stats.blocks, cache.usage()[0]) == (0, 1, 1)
 
 
 def test_a_damaged_block_is_dropped(tmp_path: Path) -> None:
