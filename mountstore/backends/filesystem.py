@@ -36,7 +36,6 @@ from mountstore.backends._filesystem_objects import (
     MAX_METADATA_BYTES,
     Names,
     ObjectFiles,
-    info_of,
     open_tree,
     write,
 )
@@ -159,7 +158,9 @@ class FilesystemStore(FileStore):
                 pass
             else:
                 if is_regular(found.st_mode):
-                    return info_of(key, found, None)
+                    size, mtime_ns = found.st_size, found.st_mtime_ns
+                    etag = "%x-%x-%x" % (found.st_ino, mtime_ns, size)  # noqa: UP031
+                    return ObjectInfo(key, size, mtime_ns, etag)
         return super().stat(key)
 
     # -- for who is alone with the store ------------------------------------------------------------

@@ -86,8 +86,10 @@ class Versions:
 
     def read_one(self, key: str, etag: str, size: int) -> Data:
         """The whole of a version that is one block."""
-        names, pin = self.named(key, etag), self._pool.pins.mark_of(key)
-        data = self._pool.read(*names, 0, pin)
+        pool, known = self._pool, self._names.get(key)
+        names = known[1] if known is not None and known[0] == etag else self.named(key, etag)
+        pin = pool.pins.mark_of(key)
+        data = pool.read(names[0], names[1], 0, pin)
         if data is None:
             found: dict[int, Data] = {}
             is_whole = size <= self.able.whole_read_bytes
