@@ -423,19 +423,26 @@ class BlockPool:
             and not self._writing.failures
             and (self._disk is None or (size <= _AMPLE_BYTES and time.monotonic() < self._ample_until))
         )
+        old = None
         if is_simple:
             block = Block(key, etag, 0, size, pin=pin)
             block.data, block.state = data, WRITING
             with self._lock:
-                # The first that is kept of a key, and there is room: as most are.
-                is_simple = key not in self._keys and self._reserve(size)
-                if is_simple:
+                # There is room, and at most one block of another version is here: so it is with most.
+                old = self._keys.get(key)
+                if old is not None and (old.next is not None or old.state != STORED or old.etag == etag):
+                    is_simple = False
+                elif is_simple := self._reserve(size):
                     self._epochs[int(key[:3], 16)] += 1
+                    if old is not None:
+                        self._unlink(old)
                     self._link(block)
-        if is_simple:
-            self._write(block, data)
-        else:
+        if not is_simple:
             self.insert(key, etag, 0, data, epoch=self.supersede(key, etag), pin=pin)
+            return
+        self._write(block, data)
+        if old is not None:
+            self._erase(old.name, old.size)
 
     def take(self, key: str, etag: str) -> list[Block]:
         """The blocks of a version, which are then to be found no more: they are to be given to `give`."""

@@ -119,6 +119,33 @@ def test_what_stays_is_what_the_rules_say(script: list[tuple[str, int, int, int]
         assert bytes(told) == content(key, number, size)
 
 
+replacements = st.one_of(
+    st.tuples(st.just("replace"), st.integers(0, 4), st.integers(0, 2), st.integers(0, 40)),
+    st.tuples(st.just("insert"), st.integers(0, 4), st.integers(0, 2), st.integers(0, 40)),
+    st.tuples(st.just("read"), st.integers(0, 4), st.integers(0, 2), st.integers(0, 1)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(replacements, max_size=60))
+def test_to_replace_is_to_supersede_and_insert(script: list[tuple[str, int, int, int]]) -> None:
+    caches = DictStore(), DictStore()
+    short, long = (BlockPool(cache, CAPACITY) for cache in caches)
+    for verb, key, version, size in script:
+        kd, etag, data = digest(str(key)), digest(f"e{version}"), content(key, version, size)
+        if verb == "replace":
+            short.replace(kd, etag, data)
+            long.insert(kd, etag, 0, data, epoch=long.supersede(kd, etag))
+        elif verb == "insert":  # so that there may be several blocks, of several versions
+            for pool in (short, long):
+                pool.insert(kd, etag, size % 3, data, epoch=pool.epoch(kd))
+        else:
+            assert short.read(kd, etag, size) == long.read(kd, etag, size)
+        assert short.epoch(kd) == long.epoch(kd)
+        assert [*caches[0].keys()] == [*caches[1].keys()]
+        assert short.stats == long.stats
+
+
 def test_reading_a_lot_once_leaves_what_is_used_again() -> None:
     pool = BlockPool(DictStore(), 1000)
 
