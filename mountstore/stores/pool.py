@@ -20,15 +20,13 @@ from mountstore.store import Data, ObjectStore
 from mountstore.stores.blocks import QUEUED, STORED, WRITING, Block, CacheStats, block_of, place_of
 from mountstore.stores.pauses import Pause
 from mountstore.stores.pins import PREFIX, Pins
+from mountstore.stores.room import DiskRoom
 from mountstore.stores.writers import Writers
 
 _log = logging.getLogger("mountstore.stores")
 
 MAX_BLOCKS = 65_536  # an entry takes up to a KiB of memory
 _PROTECTED = 0.8
-_SPARED_BYTES = 64 << 20  # or a quarter of the disk, if that is less
-_AMPLE_BYTES = 64 << 20  # of a disk with 16 times as much to spare nobody takes all of it
-_AMPLE_S = 0.02  # within this time, so it is not asked again for so long
 _EPOCHS = 4096
 _LENT_BYTES = 512 << 10
 
@@ -75,8 +73,8 @@ class BlockPool:
         self._epochs = [0] * _EPOCHS
         self._reading = Pause()
         self._writing = Pause()
-        self._ample_until = 0.0
         self._disk = cache if isinstance(cache, FileStore) else None
+        self._room = DiskRoom(self._disk)
         self._get: Callable[[str, int], Data] = lambda name, size: cache.get(name)
         self._put: Callable[[str, Data], object] = cache.put
         self._put_summed: Callable[[Callable[[int], str], Data], None] | None = None
@@ -228,7 +226,10 @@ class BlockPool:
         size = len(data)
         if (self._writing.failures or not self._loaded) and not self._can_write():
             return
-        if self.is_scarce(size) and (self.has(key, etag, number) or self.give_way(size, pinned=False) < size):
+        waiting_bytes = self.writers.waiting_bytes if self.writers is not None else 0
+        if self._room.is_scarce(size, waiting_bytes) and (
+            self.has(key, etag, number) or self.give_way(size, pinned=False) < size
+        ):
             return
         now = at_once or self.writers is None
         block = Block(key, etag, number, size, pin=pin)
@@ -281,7 +282,7 @@ class BlockPool:
         began = time.monotonic()
         kept = False
         try:
-            if began < self._ample_until or not self._is_taken(block.size):
+            if not self._room.is_taken(block.size, began):
                 if self._put_summed is not None and block.size >= _LENT_BYTES:
                     self._put_summed(block.set_crc, data)
                 else:
@@ -324,33 +325,6 @@ class BlockPool:
                     self._erase(name, held)
             elif block is not None and not self._discard([block]):
                 return False
-
-    def is_scarce(self, size: int) -> bool:
-        """Whether so many bytes more would leave its disk less than is spared for others."""
-        if self._disk is None:
-            return False
-        now = time.monotonic()
-        if size <= _AMPLE_BYTES and now < self._ample_until:
-            return False
-        try:
-            free, total = self._disk.room()
-        except OSError:
-            return False  # the write will tell
-        if self.writers is not None:
-            size += self.writers.waiting_bytes
-        left = free - size - min(total // 4, _SPARED_BYTES)
-        if left > 16 * _AMPLE_BYTES:
-            self._ample_until = now + _AMPLE_S
-        return left < 0
-
-    def _is_taken(self, size: int) -> bool:
-        """Whether others have taken the room on the disk while a block of so many bytes waited."""
-        if self._disk is None:
-            return False
-        try:
-            return self._disk.room()[0] < 2 * size
-        except OSError:
-            return False  # the write will tell
 
     def give_way(self, size: int, *, pinned: bool = True) -> int:
         """Drop blocks of so many bytes in all, in the order of evictions, and pinned ones last or not at all;
@@ -421,7 +395,7 @@ class BlockPool:
             self.writers is None
             and self._loaded
             and not self._writing.failures
-            and (self._disk is None or (size <= _AMPLE_BYTES and time.monotonic() < self._ample_until))
+            and self._room.is_ample(size, time.monotonic())
         )
         old = None
         if is_simple:
