@@ -186,7 +186,7 @@ async def test_a_cache_that_another_mount_uses_is_not_touched(place: Place, tmp_
     """The rest is checked, and nobody may take that for all of it."""
     _keep_a_cache(place, tmp_path / "kept", b"f" * 1000)
     (block,) = (tmp_path / "kept").glob("*/blocks/*-*-0-*")
-    block.write_bytes(b"")
+    block.write_bytes(b"not what was kept")
     with _locked(block.parent.parent / "lock"):
         for words in ([place.state], [place.state, "--repair"]):
             done = place.fsck(*words)
