@@ -111,22 +111,18 @@ class BlockPool:
 
         What is returned lies at the begin of `into`, if that is given and has the room.
         """
-        # Without the lock: each of the steps is one call, and what is gone meanwhile is passed by.
-        block = self._blocks.get(f"{key}-{etag}-{number:x}")
-        segment = block.segment if block is not None else None
-        if block is None or segment is None:
-            self._stats.misses += counted
-            return None
-        if block.used and segment is self._probation:
-            with self._lock:
+        place = f"{key}-{etag}-{number:x}"
+        with self._lock:
+            block = self._blocks.get(place)
+            if block is None or block.segment is None:
+                self._stats.misses += counted
+                return None
+            if block.used and block.segment is self._probation:
                 self._promote(block)
-        else:
-            block.used = True
-            try:  # noqa: SIM105  # `suppress` takes twice as long as all the rest
-                segment.move_to_end(block)
-            except KeyError:
-                pass
-        queued = block.data
+            else:
+                block.used = True
+                block.segment.move_to_end(block)
+            queued = block.data
         if into is not None and block.size > len(into):
             into = None
         data = self._stored(block, into) if queued is None else queued
@@ -196,8 +192,6 @@ class BlockPool:
 
     def _promote(self, block: Block) -> None:
         """A reader wants it a second time; under the lock."""
-        if block.segment is not self._probation:
-            return
         self._place(block, self._protected)
         while self._protected_bytes > self.capacity_bytes * _PROTECTED and len(self._protected) > 1:
             self._place(next(iter(self._protected)), self._probation)
@@ -429,7 +423,7 @@ class BlockPool:
     def give(self, blocks: Iterable[Block], key: str, etag: str, *, epoch: int, pin: str = "") -> None:
         """Make blocks that were taken those of another version, at the same positions; bytes do not move."""
         for old in blocks:
-            new = Block(key, etag, old.number, old.size, old.crc, pin)
+            new = Block(key, etag, old.number, old.size, old.crc if old.name else None, pin)
             new.used = old.used
             if old.state == QUEUED:
                 self._requeue(old, new, epoch)

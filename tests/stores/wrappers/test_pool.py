@@ -211,6 +211,34 @@ def test_the_bound_holds_with_threads_and_writers(tmp_path: Path) -> None:
         pool.close()
 
 
+def test_readers_and_evictions_keep_out_of_each_others_way() -> None:
+    """Threads that change places after every few instructions: what is looked at is not what is moved."""
+    pool = BlockPool(DictStore(), 3000)
+
+    def work(number: int) -> None:
+        chosen = random.Random(number)
+        if number < 3:
+            for _ in range(20_000):
+                pool.read(digest(str(chosen.randrange(20))), ETAG, chosen.randrange(3))
+            return
+        for _ in range(5000):
+            key = digest(str(chosen.randrange(20)))
+            pool.insert(key, ETAG, chosen.randrange(3), bytes(100), epoch=pool.epoch(key))
+            if chosen.random() < 0.1:
+                pool.give_way(300)
+            if chosen.random() < 0.05:
+                pool.replace(key, digest(str(chosen.random())), bytes(100))
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        in_threads(5, work)
+    finally:
+        sys.setswitchinterval(often)
+    assert pool.stats.errors == 0
+    assert pool.cache.usage() == (pool.stats.blocks, pool.stats.used_bytes)
+
+
 FILL = """
 import random, sys
 from mountstore.backends.filesystem import FilesystemStore
