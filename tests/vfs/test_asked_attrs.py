@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -21,18 +22,18 @@ def far(store: ObjectStore) -> FaultyStore:
 
 
 class Bringing(FaultyStore):
-    """Tells small objects' attributes together with their content, as S3 does; `after` runs between that and
-    whatever is asked next."""
+    """Tells small objects' attributes together with their content, as S3 does; `after`, by key, runs between
+    that and whatever is asked next."""
 
-    after: Callable[[], object] | None = None
+    after: Mapping[str, Callable[[], object]] = MappingProxyType({})
 
     def head_or_get_many(self, keys: Iterable[str]) -> dict[str, tuple[ObjectInfo, Data | None]]:
         found: dict[str, tuple[ObjectInfo, Data | None]] = {}
         for key in keys:
             info = self.inner.head(key)
             found[key] = info, self.get(key, if_match=info.etag)
-        if self.after is not None:
-            self.after()
+        for key in found.keys() & self.after.keys():
+            self.after[key]()
         return found
 
 
@@ -74,7 +75,7 @@ async def test_content_that_was_replaced_meanwhile_is_not_taken_for_the_new_one(
     bringing = Bringing(store, lacking=["local"])
     bringing.freeze_listings()
     store.put("d/a", b"secnd", metadata=metadata)
-    bringing.after = lambda: store.put("d/a", b"third", metadata=metadata)
+    bringing.after = {"d/a": lambda: store.put("d/a", b"third", metadata=metadata)}
     async with running(bringing, tmp_path / "2") as m:
         assert await m.read_file("d/a") == b"third"
         assert await m.read_file("d/b") == b"other"
