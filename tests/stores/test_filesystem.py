@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ def test_what_cannot_be_kept_leaves_nothing(root: Path, store: FilesystemStore) 
                 with pytest.raises(StoreFull):
                     store.keep(key, bytes(size))
                 with pytest.raises(StoreFull):
-                    store.keep_summed(lambda crc, key=key: key, bytes(size))  # type: ignore[misc]
+                    store.keep_summed(partial(str.format, key), bytes(size))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
