@@ -23,7 +23,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from mmap import PAGESIZE
 from stat import S_ISREG as is_regular
 
@@ -36,11 +36,12 @@ from mountstore.backends._filesystem_objects import (
     MAX_METADATA_BYTES,
     Names,
     ObjectFiles,
+    info_of,
     open_tree,
     write,
 )
 from mountstore.backends._filesystem_store import FileStore
-from mountstore.backends._filesystem_tree import NEW, lock_name, translated, write_all
+from mountstore.backends._filesystem_tree import NEW, lock_name, translated
 from mountstore.backends._large_bytes import LARGE_BYTES
 from mountstore.errors import InvalidKey, PreconditionFailed
 from mountstore.store import Capabilities, Data, ObjectInfo, Page
@@ -158,9 +159,7 @@ class FilesystemStore(FileStore):
                 pass
             else:
                 if is_regular(found.st_mode):
-                    size, mtime_ns = found.st_size, found.st_mtime_ns
-                    etag = "%x-%x-%x" % (found.st_ino, mtime_ns, size)  # noqa: UP031
-                    return ObjectInfo(key, size, mtime_ns, etag)
+                    return info_of(key, found, None)
         return super().stat(key)
 
     # -- for who is alone with the store ------------------------------------------------------------
@@ -172,30 +171,25 @@ class FilesystemStore(FileStore):
         belongs, and a process that is killed there may leave it empty. No lock is taken, so a conditional put
         or a delete at the same time may come between; and two versions may have one etag.
         """
-        tree = self._tree
-        if tree.durable or not _is_plain(key):
+        root = self._tree.root
+        if self._tree.durable or not _is_plain(key):
             self.put(key, data)
             return
         data = flat(data)
-        is_page = len(data) <= PAGESIZE
+        if len(data) > PAGESIZE:
+            self._keep_aside((data,), lambda: key, key)
+            return
         try:
-            try:
-                name, fd = (b"", os.open(key, NEW, 0o666, dir_fd=tree.root)) if is_page else tree.new_file()
-            except FileExistsError:
-                name, fd = tree.new_file()
+            fd = os.open(key, NEW, 0o666, dir_fd=root)
+        except FileExistsError:
+            self._keep_aside((data,), lambda: key, key)
+            return
         except OSError as error:
             raise translated(error, key) from error
         try:
             write(fd, key, data)
-            if name:
-                tree.place(tree.writing, name, tree.root, key)
-        except BaseException as error:
-            if name:
-                tree.discard(name)
-            else:
-                os.unlink(key, dir_fd=tree.root)
-            if isinstance(error, OSError):
-                raise translated(error, key) from error
+        except BaseException:
+            os.unlink(key, dir_fd=root)
             raise
         finally:
             os.close(fd)
@@ -203,36 +197,41 @@ class FilesystemStore(FileStore):
     def keep_summed(self, named: Callable[[int], str], data: Data) -> None:
         """`keep` under the name that `named` gives for the CRC-32 of the data.
 
-        Which is taken of each piece as it is written: the processor has it at hand then. Of a large content
-        that takes a fourth of the time that it takes before.
+        Which is taken of each piece when it has been written: the processor has it at hand then. Of a large
+        content that takes a fourth of the time that it takes before.
         """
-        data, tree = flat(data), self._tree
-        if tree.durable or len(data) < _PIECE_BYTES:
+        data, crc = flat(data), 0
+        if self._tree.durable or len(data) < _PIECE_BYTES:
             self.keep(named(zlib_ng.crc32(data)), data)
             return
-        crc, key, name, fd = 0, None, b"", -1
-        try:
-            name, fd = tree.new_file()
+
+        def pieces() -> Iterator[memoryview]:
+            nonlocal crc
             view = memoryview(data)
             for at in range(0, len(view), _PIECE_BYTES):
                 piece = view[at : at + _PIECE_BYTES]
-                written = os.write(fd, piece)
-                if written != len(piece):
-                    write_all(fd, piece[written:])
+                yield piece
                 crc = zlib_ng.crc32(piece, crc)
-            key = named(crc)
+
+        self._keep_aside(pieces(), lambda: named(crc))
+
+    def _keep_aside(self, pieces: Iterable[Data], named: Callable[[], str], key: str = "") -> None:
+        """Write a file aside, and give it its name, which is asked for then; `key` is what errors tell of."""
+        name, fd = self._new_file(key)
+        try:
+            for piece in pieces:
+                write(fd, key, piece)
+            key = named()
             if not _is_plain(key):
                 raise InvalidKey(f"{key!r} is not the name of a file", key=key)
-            tree.place(tree.writing, name, tree.root, key)
+            self._tree.place(self._tree.writing, name, self._tree.root, key)
         except BaseException as error:
-            if fd >= 0:
-                tree.discard(name)
+            self._tree.discard(name)
             if isinstance(error, OSError):
                 raise translated(error, key) from error
             raise
         finally:
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)
 
     def kept(self, key: str, size: int) -> Data:
         """`get` of what `keep` put; of another length than `size` where the object has another."""

@@ -76,12 +76,12 @@ class BlockPool:
         self._disk = cache if isinstance(cache, FileStore) else None
         self._room = DiskRoom(self._disk)
         self._get: Callable[[str, int], Data] = lambda name, size: cache.get(name)
-        self._put: Callable[[str, Data], object] = cache.put
-        self._put_summed: Callable[[Callable[[int], str], Data], None] | None = None
+        self._put: Callable[[Callable[[int], str], Data], object] = lambda named, data: cache.put(
+            named(crc32(data)), data
+        )
         self._delete: Callable[[str], None] = lambda name: cache.delete(name, missing_ok=True)
         if isinstance(cache, FilesystemStore):
-            self._get, self._put, self._delete = cache.kept, cache.keep, cache.drop
-            self._put_summed = cache.keep_summed
+            self._get, self._put, self._delete = cache.kept, cache.keep_summed, cache.drop
         self._loaded = False
         self._loading = threading.Lock()
         self._load()
@@ -277,10 +277,7 @@ class BlockPool:
         kept = False
         try:
             if not self._room.is_taken(block.size, began):
-                if self._put_summed is not None and block.size >= _LENT_BYTES:
-                    self._put_summed(block.set_crc, data)
-                else:
-                    self._put(block.set_crc(crc32(data)), data)
+                self._put(block.set_crc, data)
                 kept = True
         except (StoreError, OSError) as error:
             self._failed("writing", error, self._writing, began)
