@@ -13,7 +13,8 @@ from mountstore.backends._arguments import clip_range, flat
 from mountstore.backends._filesystem_store import FileStore
 from mountstore.errors import NotFound, PreconditionFailed, StoreFull, UsageError
 from mountstore.store import Data, ObjectInfo, ObjectStore, Upload
-from mountstore.stores.blocks import CacheStats, digest
+from mountstore.stores.blocks import Block, CacheStats, digest
+from mountstore.stores.drafts import Draft
 from mountstore.stores.pins import Pin
 from mountstore.stores.pool import BlockPool
 from mountstore.stores.reader import RANGE_BYTES
@@ -21,6 +22,7 @@ from mountstore.stores.versions import Versions
 from mountstore.stores.wrapper import WrapperStore
 
 BLOCK_BYTES = 1 << 20
+_LARGE_BYTES = 4 << 20  # to begin a thread takes as long as to write a part of this
 _STRIPES = 256
 _SEEN = 65_536
 _HEIRS = 4096
@@ -185,24 +187,22 @@ class CachingStore(WrapperStore):
         if_match: str | None = None,
         if_absent: bool = False,
     ) -> ObjectInfo:
+        if isinstance(data, bytes) and len(data) <= self.block_bytes:
+            return self._put_block(key, data, metadata, if_match, if_absent)
         is_bytes = isinstance(data, (bytes, bytearray, memoryview))
+        if (
+            is_bytes
+            and len(data) >= _LARGE_BYTES  # type: ignore[arg-type]
+            and if_match is None
+            and not if_absent  # which often fails, and room would be made for nothing
+            and self._pool.writers is None
+            and self.cache.capabilities.atomic_rename
+        ):
+            return self._put_large(key, flat(data), metadata)  # type: ignore[arg-type]
         begin = 0 if is_bytes else data.tell()  # type: ignore[union-attr]
-        self._enter(key)
-        try:
+        with self._changing(key) as done:
             info = self.inner.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
-        except BaseException:
-            self._leave(key)
-            raise
-        if isinstance(data, bytes) and len(data) <= self.block_bytes and info.etag is not None:
-            # What the rest does, for what most puts are.
-            alone = self._leave(key, info)
-            names = self._versions.named(key, info.etag)
-            if alone:
-                self._pool.replace(*names, data, pin=self._pool.pins.mark_of(key))
-            else:
-                self._pool.supersede(names[0])
-            return info
-        epoch = self._done(key, info)
+            epoch = done(info)
         if epoch is None or info.etag is None:
             return info
         if isinstance(data, (bytes, bytearray, memoryview)):
@@ -213,6 +213,37 @@ class CachingStore(WrapperStore):
             data.seek(begin)
             content = data.read(info.size)
             self._versions.keep(key, info.etag, content, epoch)
+        return info
+
+    def _put_block(
+        self, key: str, data: bytes, metadata: Mapping[str, str] | None, if_match: str | None, if_absent: bool
+    ) -> ObjectInfo:
+        """`put` of what is one block, as most is: what the others do, in fewer steps."""
+        self._enter(key)
+        try:
+            info = self.inner.put(key, data, metadata=metadata, if_match=if_match, if_absent=if_absent)
+        except BaseException:
+            self._leave(key)
+            raise
+        alone = self._leave(key, info)
+        if alone and info.etag is not None:
+            self._pool.replace(*self._versions.named(key, info.etag), data, pin=self._pool.pins.mark_of(key))
+        else:
+            self._pool.supersede(digest(key))
+        return info
+
+    def _put_large(self, key: str, data: Data, metadata: Mapping[str, str] | None) -> ObjectInfo:
+        """`put` of what takes its time, which `main` and the cache take at once."""
+        with self._changing(key) as done:
+            pin = self._pool.pins.mark_of(key)
+            draft = Draft(self._pool, digest(key), data, self.block_bytes, pin)
+            try:
+                info = self.inner.put(key, data, metadata=metadata)
+            except BaseException:
+                draft.discard()
+                raise
+            blocks = draft.blocks()
+            self._hand_on(blocks, key, info, done(info))
         return info
 
     def put_changes(
@@ -326,12 +357,16 @@ class CachingStore(WrapperStore):
         same = source == target and etag == info.etag
         old = self._pool.take(*self._versions.named(source, etag)) if source and etag and not same else []
         epoch = done(info)
-        if epoch is None or info.etag is None:
-            self._pool.drop(old)
-        else:
-            pin = self._pool.pins.mark_of(target)
-            self._pool.give(old, *self._versions.named(target, info.etag), epoch=epoch, pin=pin)
+        self._hand_on(old, target, info, epoch)
         return epoch
+
+    def _hand_on(self, blocks: list[Block], key: str, info: ObjectInfo, epoch: int | None) -> None:
+        """Blocks that were taken are those of this object, unless that is unsure (see `_changing`)."""
+        if epoch is None or info.etag is None:
+            self._pool.drop(blocks)
+        else:
+            pin = self._pool.pins.mark_of(key)
+            self._pool.give(blocks, *self._versions.named(key, info.etag), epoch=epoch, pin=pin)
 
     def _inherit(self, key: str) -> None:
         """The object is gone: its blocks go to the copy that was made of it."""
@@ -472,10 +507,8 @@ class CachingStore(WrapperStore):
                 self._leave(key)
 
     def _enter(self, key: str) -> None:
+        # What was seen before holds until `_leave`: nobody can tell that a write has landed before it ends.
         with self._lock:
-            if self._ttl_s:
-                self._seen.pop(key, None)
-                self._writes[hash(key) % _STRIPES] += 1
             under_way = self._writing.get(key)
             self._writing[key] = 1 if under_way is None else (under_way + 1) | _OTHERS
 
