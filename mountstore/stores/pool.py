@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from mmap import PAGESIZE
 
 from zlib_ng.zlib_ng import crc32
@@ -21,12 +20,12 @@ from mountstore.stores.blocks import QUEUED, STORED, WRITING, Block, CacheStats,
 from mountstore.stores.pauses import Pause
 from mountstore.stores.pins import PREFIX, Pins
 from mountstore.stores.room import DiskRoom
+from mountstore.stores.shelf import Shelf
 from mountstore.stores.writers import Writers
 
 _log = logging.getLogger("mountstore.stores")
 
 MAX_BLOCKS = 65_536  # an entry takes up to a KiB of memory
-_PROTECTED = 0.8
 _EPOCHS = 4096
 _LENT_BYTES = 512 << 10
 
@@ -34,9 +33,7 @@ _LENT_BYTES = 512 << 10
 class BlockPool:
     """The blocks in `cache`, at most `capacity_bytes` of them, and what waits to be written into it.
 
-    New blocks queue in one segment; one that is used a second time goes to another, of up to four fifths
-    of the room. What makes room is the longest unused of the first: so reading a lot once leaves alone what
-    is used again and again. Blocks of pinned keys stay. Room is reserved before a byte is written.
+    Which of them stay, see `Shelf`; blocks of pinned keys do. Room is reserved before a byte is written.
 
     On a disk that is nearly full it does not grow: what comes takes the place of what goes.
 
@@ -57,18 +54,9 @@ class BlockPool:
         self.capacity_bytes = capacity_bytes
         self.pins = Pins(cache)
         self.writers = Writers(writers, min(queue_bytes, max(capacity_bytes // 4, 1))) if writers else None
-        self._max_blocks = max_blocks
         self._stats = CacheStats()
         self._lock = threading.Lock()
-        self._blocks: dict[str, Block] = {}  # by place
-        self._keys: dict[str, Block] = {}  # one of the blocks of each
-        self._probation: OrderedDict[Block, None] = OrderedDict()
-        self._protected: OrderedDict[Block, None] = OrderedDict()
-        self._pinned: OrderedDict[Block, None] = OrderedDict()
-        self._protected_bytes = 0
-        self._pinned_bytes = 0
-        self._used_bytes = 0  # with what is being written, and what could not be deleted
-        self._count = 0
+        self._shelf = Shelf(capacity_bytes, max_blocks)  # under the lock
         self._doomed: dict[str, int] = {}
         self._epochs = [0] * _EPOCHS
         self._reading = Pause()
@@ -89,9 +77,9 @@ class BlockPool:
     @property
     def stats(self) -> CacheStats:
         stats = self._stats
-        stats.used_bytes = self._used_bytes
-        stats.pinned_bytes = self._pinned_bytes
-        stats.blocks = self._count
+        stats.used_bytes = self._shelf.used_bytes
+        stats.pinned_bytes = self._shelf.pinned_bytes
+        stats.blocks = self._shelf.count
         stats.capacity_bytes = self.capacity_bytes
         return stats
 
@@ -113,15 +101,11 @@ class BlockPool:
         """
         place = f"{key}-{etag}-{number:x}"
         with self._lock:
-            block = self._blocks.get(place)
-            if block is None or block.segment is None:
+            block = self._shelf.blocks.get(place)
+            if block is None:
                 self._stats.misses += counted
                 return None
-            if block.used and block.segment is self._probation:
-                self._promote(block)
-            else:
-                block.used = True
-                block.segment.move_to_end(block)
+            self._shelf.use(block)
             queued = block.data
         if into is not None and block.size > len(into):
             into = None
@@ -141,7 +125,7 @@ class BlockPool:
     def read_run(self, key: str, etag: str, numbers: range, pin: str = "") -> dict[int, Data]:
         """`read` of several blocks: those that are here, in memory that is used again if they are large."""
         with self._lock:
-            find = self._blocks.get
+            find = self._shelf.blocks.get
             wanted = [(number, block) for number in numbers if (block := find(place_of(key, etag, number)))]
             sizes = [block.size if block.data is None else 0 for _, block in wanted]
         self._stats.misses += len(numbers) - len(wanted)
@@ -158,11 +142,11 @@ class BlockPool:
 
     def has(self, key: str, etag: str, number: int) -> bool:
         """Whether it is here, for all that is known."""
-        return place_of(key, etag, number) in self._blocks
+        return place_of(key, etag, number) in self._shelf.blocks
 
     def has_any(self, key: str) -> bool:
         """Whether anything of this key is here, for all that is known."""
-        return key in self._keys
+        return key in self._shelf.keys
 
     def _stored(self, block: Block, into: memoryview | None) -> Data | None:
         if self._reading.failures and not self._reading.is_over():
@@ -189,12 +173,6 @@ class BlockPool:
             _log.warning("a block in the cache is damaged; it is fetched again")
         self._discard([block])
         return None
-
-    def _promote(self, block: Block) -> None:
-        """A reader wants it a second time; under the lock."""
-        self._place(block, self._protected)
-        while self._protected_bytes > self.capacity_bytes * _PROTECTED and len(self._protected) > 1:
-            self._place(next(iter(self._protected)), self._probation)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -231,12 +209,12 @@ class BlockPool:
         reserved = False
         while True:
             with self._lock:
-                if epoch != self._epochs[int(key[:3], 16)] or block.place in self._blocks:
+                if epoch != self._epochs[int(key[:3], 16)] or block.place in self._shelf.blocks:
                     if reserved:
-                        self._free(size)
+                        self._shelf.free(size)
                     return
                 if not reserved:
-                    reserved = self._reserve(size)
+                    reserved = self._shelf.reserve(size)
                 if reserved:
                     self._link(block)
                     break
@@ -289,9 +267,9 @@ class BlockPool:
             if kept and block.segment is not None:
                 return
             if block.segment is not None:
-                self._unlink(block)
+                self._shelf.unlink(block)
             if not block.name:
-                self._free(block.size)
+                self._shelf.free(block.size)
                 return
         self._erase(block.name, block.size)
 
@@ -300,13 +278,13 @@ class BlockPool:
         tried = False
         while True:
             with self._lock:
-                if self._reserve(size):
+                if self._shelf.reserve(size):
                     return True
                 doomed = [] if tried else [*self._doomed.items()]
                 if size > self.capacity_bytes:
                     return False
                 if not doomed:
-                    block = next(iter(self._probation or self._protected), None)
+                    block = self._shelf.first_out()
                     if block is None or block.state == WRITING:
                         return False
                     self._stats.evictions += 1
@@ -321,11 +299,9 @@ class BlockPool:
         """Drop blocks of so many bytes in all, in the order of evictions, and pinned ones last or not at all;
         returns how many bytes went."""
         gone = 0
-        segments = (self._probation, self._protected, *([self._pinned] if pinned else []))
         while gone < size:
             with self._lock:
-                stored = (block for segment in segments for block in segment if block.state == STORED)
-                block = next(stored, None)
+                block = next(self._shelf.stored(pinned=pinned), None)
                 if block is None:
                     break
                 self._stats.evictions += 1
@@ -341,9 +317,9 @@ class BlockPool:
             with self._lock:
                 if block.segment is None:
                     continue
-                self._unlink(block)
+                self._shelf.unlink(block)
                 if block.state == QUEUED:
-                    self._free(block.size)
+                    self._shelf.free(block.size)
                 if block.state != STORED:
                     continue  # whoever writes it sees to the rest
             done = self._erase(block.name, block.size) and done
@@ -361,7 +337,7 @@ class BlockPool:
             return False
         with self._lock:
             self._doomed.pop(name, None)
-            self._free(size)
+            self._shelf.free(size)
         return True
 
     # -- versions ---------------------------------------------------------------------------------
@@ -374,7 +350,7 @@ class BlockPool:
         with self._lock:
             slot = int(key[:3], 16)
             self._epochs[slot] = epoch = self._epochs[slot] + 1
-            old = [block for block in self._of(key) if block.etag != but]
+            old = [block for block in self._shelf.of(key) if block.etag != but]
         if old:
             self._discard(old)
         return epoch
@@ -394,13 +370,13 @@ class BlockPool:
             block.data, block.state = data, WRITING
             with self._lock:
                 # There is room, and at most one block of another version is here: so it is with most.
-                old = self._keys.get(key)
+                old = self._shelf.keys.get(key)
                 if old is not None and (old.next is not None or old.state != STORED or old.etag == etag):
                     is_simple = False
-                elif is_simple := self._reserve(size):
+                elif is_simple := self._shelf.reserve(size):
                     self._epochs[int(key[:3], 16)] += 1
                     if old is not None:
-                        self._unlink(old)
+                        self._shelf.unlink(old)
                     self._link(block)
         if not is_simple:
             self.insert(key, etag, 0, data, epoch=self.supersede(key, etag), pin=pin)
@@ -412,9 +388,9 @@ class BlockPool:
     def take(self, key: str, etag: str) -> list[Block]:
         """The blocks of a version, which are then to be found no more: they are to be given to `give`."""
         with self._lock:
-            found = [block for block in self._of(key) if block.etag == etag and block.state != WRITING]
+            found = [block for block in self._shelf.of(key) if block.etag == etag and block.state != WRITING]
             for block in found:
-                self._unlink(block)
+                self._shelf.unlink(block)
         return found
 
     def give(self, blocks: Iterable[Block], key: str, etag: str, *, epoch: int, pin: str = "") -> None:
@@ -430,14 +406,14 @@ class BlockPool:
                 self.cache.rename(old.name, new.name)
             except NotFound:
                 with self._lock:
-                    self._free(old.size)
+                    self._shelf.free(old.size)
                 continue
             except (StoreError, OSError) as error:
                 self._failed("renaming", error, self._writing, began)
                 self._erase(old.name, old.size)
                 continue
             with self._lock:
-                if epoch == self.epoch(key) and new.place not in self._blocks:
+                if epoch == self.epoch(key) and new.place not in self._shelf.blocks:
                     self._link(new)
                     continue
             self._erase(new.name, new.size)
@@ -446,8 +422,8 @@ class BlockPool:
         """`give` for a block that was not written yet."""
         with self._lock:
             data, old.data = old.data, None
-            if epoch != self.epoch(new.key) or new.place in self._blocks:
-                self._free(old.size)
+            if epoch != self.epoch(new.key) or new.place in self._shelf.blocks:
+                self._shelf.free(old.size)
                 return
             new.data, new.state = data, QUEUED
             self._link(new)
@@ -459,7 +435,7 @@ class BlockPool:
             if block.state == QUEUED:
                 with self._lock:
                     block.data = None
-                    self._free(block.size)
+                    self._shelf.free(block.size)
             else:
                 self._erase(block.name, block.size)
 
@@ -468,26 +444,24 @@ class BlockPool:
     def unpin(self, mark: str) -> None:
         """The blocks of a pin that is no more may go like others."""
         with self._lock:
-            for block in [block for block in self._pinned if block.pin == mark]:
-                self._place(block, self._probation)
+            self._shelf.unpin(mark)
 
     def clear(self) -> None:
         """Forget and delete all blocks. Raises what the cache raises."""
         with self._lock:
             stored = dict(self._doomed)
-            for block in [*self._probation, *self._protected, *self._pinned]:
-                self._unlink(block)
+            for block in self._shelf.take_all():
                 if block.state == STORED:
                     stored[block.name] = block.size
                 elif block.state == QUEUED:
-                    self._free(block.size)
+                    self._shelf.free(block.size)
             self._doomed = dict(stored)
         for page in self.cache.pages():
             self.cache.delete_many([info.key for info in page.objects if not info.key.startswith(PREFIX)])
         with self._lock:
             for name, size in stored.items():
                 if self._doomed.pop(name, None) is not None:
-                    self._free(size)
+                    self._shelf.free(size)
 
     def close(self) -> None:
         """Write what waits, for a few seconds at most, and close the cache; what it raises is passed by."""
@@ -518,89 +492,31 @@ class BlockPool:
         with self._lock:
             self._loaded = True
             for _, block in sorted(found, key=lambda one: one[0]):
-                self._used_bytes += block.size
-                self._count += 1
-                if block.place in self._blocks:
+                self._shelf.count_in(block.size)
+                if block.place in self._shelf.blocks:
                     self._doomed[block.name] = block.size
                 else:
                     self._link(block)
         for name in stray:
             with self._lock:
-                self._count += 1
+                self._shelf.count_in(0)
             self._erase(name, 0)
         if self._make_room(0):
             with self._lock:
-                self._free(0)
+                self._shelf.free(0)
 
-    # -- under the lock ---------------------------------------------------------------------------
-
-    def _reserve(self, size: int) -> bool:
-        if self._used_bytes + size > self.capacity_bytes or self._count >= self._max_blocks:
-            return False
-        self._used_bytes += size
-        self._count += 1
-        return True
-
-    def _of(self, key: str) -> Iterator[Block]:
-        block = self._keys.get(key)
-        while block is not None:
-            after = block.next
-            yield block
-            block = after
+    # -- the rest ----------------------------------------------------------------------------------
 
     def _link(self, block: Block) -> None:
-        self._blocks[block.place] = block
-        other = self._keys.get(block.key)
-        if other is not None:
-            block.next, other.previous = other, block
-        self._keys[block.key] = block
-        if block.pin in self.pins.marks:
-            self._place(block, self._pinned)
-        else:
-            block.segment = self._probation
-            self._probation[block] = None
-
-    def _unlink(self, block: Block) -> None:
-        del self._blocks[block.place]
-        before, after = block.previous, block.next
-        if after is not None:
-            after.previous = before
-        if before is not None:
-            before.next = after
-        elif after is not None:
-            self._keys[block.key] = after
-        else:
-            del self._keys[block.key]
-        block.previous = block.next = None
-        self._place(block, None)
-
-    def _place(self, block: Block, segment: OrderedDict[Block, None] | None) -> None:
-        if block.segment is not None:
-            del block.segment[block]
-            self._weigh(block.segment, -block.size)
-        block.segment = segment
-        if segment is not None:
-            segment[block] = None
-            self._weigh(segment, block.size)
-
-    def _weigh(self, segment: OrderedDict[Block, None], size: int) -> None:
-        if segment is self._protected:
-            self._protected_bytes += size
-        elif segment is self._pinned:
-            self._pinned_bytes += size
-
-    def _free(self, size: int) -> None:
-        self._used_bytes -= size
-        self._count -= 1
-
-    # -- the rest ---------------------------------------------------------------------------------
+        """Under the lock."""
+        self._shelf.link(block, is_pinned=block.pin in self.pins.marks)
 
     def _mark(self, block: Block, pin: str) -> None:
         """A block of a key that has been pinned since is pinned."""
         with self._lock:
             if block.segment is None or block.state != STORED:
                 return
-            self._unlink(block)
+            self._shelf.unlink(block)
         self.give([block], block.key, block.etag, epoch=self.epoch(block.key), pin=pin)
 
     def _failed(self, doing: str, error: Exception, pause: Pause, began: float) -> None:
