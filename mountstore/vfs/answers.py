@@ -203,6 +203,15 @@ class Answers:
                 return True
         return False
 
+    async def has_landed(self, intent: Intent) -> bool:
+        """Whether the object is what this intent asks for, which is not recorded: a loss of power may have
+        taken the record, and what it led to. Recorded then."""
+        info = await self.head(intent.key)
+        if info is None or not await self.is_ours(info, intent):
+            return False
+        self._adopt_landed(intent, info)
+        return True
+
     def _adopt_landed(self, intent: Intent, info: ObjectInfo) -> None:
         failpoint("recover-found")
         node = self._index.node(intent.ino)

@@ -143,4 +143,7 @@ class Folders:
                 node.subtree = 0
                 node.prefix = wanted
                 self._index.drop_vacated(node.ino)
+                if self._tree.has_lost_power:
+                    # What was listed meanwhile is where it was before, and this may be carried out anew.
+                    self._listing.expire(node)
             self._index.save(node)

@@ -50,6 +50,7 @@ def recover(index: Index, tree: Tree, content: Content) -> None:
         index.set_meta(_LOST, json.dumps([asdict(loss) for loss in losses[-_NAMED:]]))
     # The store may be ahead of the index: whatever was read of it is to be read again.
     index.expire_listings()
+    tree.has_lost_power = True
     index.set_meta("boot", boot)
 
 

@@ -72,6 +72,8 @@ class Tree:
         self._prefixes: dict[int, str] = {ROOT_INO: ""}  # where each directory belongs in the store
         # How often a file was replaced whose content the store had under another key; once before we began.
         self.moves_ended = 1
+        # Before we began: the store may hold more than the index knows of, and other things.
+        self.has_lost_power = False
 
     # -- keys --------------------------------------------------------------------------------------
 

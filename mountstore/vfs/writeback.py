@@ -232,8 +232,7 @@ class Writeback:
                 log.error(
                     "%r: others replaced the object before it was moved here: its content is gone", path
                 )
-                for dentry in self._index.links(node.ino):
-                    self._tree.disown(dentry, node)
+                self._give_back(node)
             elif not self._content.abandon_base(node):
                 log.error(
                     "%r: others replaced the object while this file was changed in part; what was written"
@@ -378,7 +377,7 @@ class Writeback:
             self._record(intent, info, None, None)
             self.uploaded_count += 1
         except (PreconditionFailed, NotFound):
-            await self._copy_failed(node, dentry, key, known, source)
+            await self._copy_failed(node, dentry, intent, known, source)
         except BaseException:
             self._answers.unsettled(key)
             raise
@@ -387,10 +386,13 @@ class Writeback:
             self._busy.give(key)
 
     async def _copy_failed(
-        self, node: Node, dentry: Dentry, key: str, known: Known | None, source: Known
+        self, node: Node, dentry: Dentry, intent: Intent, known: Known | None, source: Known
     ) -> None:
         """Source or target is not what it was known to be."""
+        key = intent.key
         if await self._answers.landed_before(key):
+            return
+        if source.key != key and self._tree.has_lost_power and await self._answers.has_landed(intent):
             return
         with self._index.transaction():
             self._index.drop_intents(key)
@@ -421,8 +423,7 @@ class Writeback:
                 if not self._index.objects_with(node.cid):
                     path = self._tree.path_of(node.ino)
                     log.warning("%r was removed by somebody else: so is %r", source.key, path)
-                    for dentry in links:
-                        self._tree.disown(dentry, node)
+                    self._give_back(node)
             elif info.etag != source.etag:
                 known = Known(
                     source.key, info.etag, info.size, info.mtime_ns, self._index.new_id(),
@@ -433,6 +434,17 @@ class Writeback:
                     # As in a listing: whoever has it open keeps the version that was opened.
                     self._replace(dentry, node, known, info)
         raise Blocked
+
+    def _give_back(self, node: Node) -> None:
+        """Its content is gone: under its names there is what the store has, an older object perhaps, which
+        the next listing tells of. In a transaction."""
+        for dentry in self._index.links(node.ino):
+            key = self._tree.key_of(dentry)
+            parent = self._index.node(dentry.parent)
+            self._tree.disown(dentry, node)
+            self._index.drop_object(key)
+            if parent is not None:
+                self._listing.expire(parent)
 
     def _replace(self, dentry: Dentry, node: Node, known: Known, info: ObjectInfo) -> None:
         parent = self._index.node(dentry.parent)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 
 import pytest
+import trio
 
 from mountstore.backends.memory import DictStore
+from mountstore.vfs.folders import Folders
+from mountstore.vfs.rows import Node
 from tests.power.disks import Disk
 from tests.power.test_disks import let_go, told
 from tests.vfs.faulty import FaultyStore
@@ -58,7 +61,7 @@ async def test_what_was_sent_and_then_lost_here_is_not_taken_for_what_is_left(
     store = FaultyStore(inner)
     state = power.root / "state"
     with told(errno.EIO):
-        async with running(store, state, drain=False, fsync="local", upload_delay_s=0.3) as m:
+        async with running(store, state, drain=False, fsync="local", upload_delay_s=3600) as m:
             await m.write_file("f", b"X" * 3000)
             await m.drain()
             await m.patch("f", b"Y" * 3000, 0)
@@ -66,6 +69,7 @@ async def test_what_was_sent_and_then_lost_here_is_not_taken_for_what_is_left(
             await m.patch("f", b"Z" * 3000, 0)
             m.vfs._content.sync_index()
             sent = store.add("after", "put", "f")
+            m.vfs._reconciler._hasten()
             await until(lambda: inner.get("f") == b"Z" * 3000, "it is in the store")
             power.cut()
             store.dead = True
@@ -78,3 +82,43 @@ async def test_what_was_sent_and_then_lost_here_is_not_taken_for_what_is_left(
     assert found.pop("f") == b"Z" * 3000
     # What was rewritten in place is old or new, as far as the kernel had come with it.
     assert [(len(left), set(left) <= set(b"YZ")) for left in found.values()] == [(3000, True)]
+
+
+async def test_what_was_sent_into_a_moved_folder_is_seen_again(
+    power: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk knows of the move alone. What is looked at before it is carried out anew is the old place."""
+    inner = DictStore()
+    store = FaultyStore(inner)
+    state = power.root / "state"
+    go, visit = trio.Event(), Folders._visit
+
+    async def visit_then(folders: Folders, node: Node) -> None:
+        await go.wait()
+        await visit(folders, node)
+
+    monkeypatch.setattr(Folders, "_visit", visit_then)
+    with told(errno.EIO):
+        async with running(store, state, drain=False) as m:
+            await m.mkdir("old")
+            await m.write_file("old/f", b"F" * 3000)
+            await m.write_file("removed", b"")
+            await m.drain()
+            await m.unlink("removed")
+            await m.drain()  # the first delete brings the index to the disk, others need not
+            await m.rename("old", "new")
+            m.vfs._content.sync_index()
+            go.set()
+            await m.write_file("new/g", b"G" * 3000)
+            await m.drain()
+            power.cut()
+            store.dead = True
+    start_again(power, m, monkeypatch)
+    go = trio.Event()
+    async with running(inner, state) as m:
+        try:
+            await m.listdir("new")
+        finally:
+            go.set()
+        await m.drain()
+        assert await m.tree() == {"new": None, "new/f": b"F" * 3000, "new/g": b"G" * 3000}

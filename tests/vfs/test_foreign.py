@@ -707,3 +707,24 @@ async def test_a_name_that_is_removed_while_the_store_is_asked_for_it(
         answer.set()
         await until(lambda: not m.vfs._listing._asking)
         assert "z" not in await m.listdir()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_moved_over_another_whose_object_is_still_there(
+    store: DictStore, state: Path, how: str
+) -> None:
+    """What was moved is gone before it is copied: the name has what the store has under it."""
+    async with running(store, state) as m:
+        await m.write_file("a", b"moved")
+        await m.write_file("b", b"replaced here")
+    async with running(store, state) as m:
+        gate = m.store.add("gate", "head copy", "b")
+        await m.rename("a", "b")
+        await until(gate.arrived.is_set)
+        store.delete("a")
+        if how == "replaced":
+            store.put("a", b"theirs")
+        gate.open()
+        await m.drain()
+        assert "b" in await m.tree()
+        assert await m.tree() == contents(store)
