@@ -101,11 +101,10 @@ class BlockPool:
         """
         place = f"{key}-{etag}-{number:x}"
         with self._lock:
-            block = self._shelf.blocks.get(place)
+            block = self._shelf.use(place)
             if block is None:
                 self._stats.misses += counted
                 return None
-            self._shelf.use(block)
             queued = block.data
         if into is not None and block.size > len(into):
             into = None
@@ -368,16 +367,17 @@ class BlockPool:
         if is_simple:
             block = Block(key, etag, 0, size, pin=pin)
             block.data, block.state = data, WRITING
+            shelf = self._shelf
             with self._lock:
                 # There is room, and at most one block of another version is here: so it is with most.
-                old = self._shelf.keys.get(key)
+                old = shelf.keys.get(key)
                 if old is not None and (old.next is not None or old.state != STORED or old.etag == etag):
                     is_simple = False
-                elif is_simple := self._shelf.reserve(size):
+                elif is_simple := shelf.reserve(size):
                     self._epochs[int(key[:3], 16)] += 1
                     if old is not None:
-                        self._shelf.unlink(old)
-                    self._link(block)
+                        shelf.unlink(old)
+                    shelf.link(block, is_pinned=pin in self.pins.marks)
         if not is_simple:
             self.insert(key, etag, 0, data, epoch=self.supersede(key, etag), pin=pin)
             return

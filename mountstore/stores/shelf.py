@@ -94,16 +94,20 @@ class Shelf:
 
     # -- their order ------------------------------------------------------------------------------
 
-    def use(self, block: Block) -> None:
-        """A reader wants it, which is linked."""
-        assert block.segment is not None
-        if not block.used or block.segment is not self._probation:
+    def use(self, place: str) -> Block | None:
+        """The block that a reader wants, if it is linked."""
+        block = self.blocks.get(place)
+        if block is None:
+            return None
+        segment = block.segment
+        if block.used and segment is self._probation:
+            self._place(block, self._protected)
+            while self._protected_bytes > self.capacity_bytes * _PROTECTED and len(self._protected) > 1:
+                self._place(next(iter(self._protected)), self._probation)
+        elif segment is not None:
             block.used = True
-            block.segment.move_to_end(block)
-            return
-        self._place(block, self._protected)
-        while self._protected_bytes > self.capacity_bytes * _PROTECTED and len(self._protected) > 1:
-            self._place(next(iter(self._protected)), self._probation)
+            segment.move_to_end(block)
+        return block
 
     def first_out(self) -> Block | None:
         """What goes next, unless it is pinned."""
