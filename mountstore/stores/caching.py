@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from mountstore.backends._arguments import clip_range, flat
+from mountstore.backends._arguments import check_key, clip_range, flat
 from mountstore.backends._filesystem_store import FileStore
 from mountstore.errors import NotFound, PreconditionFailed, StoreFull, UsageError
 from mountstore.store import Data, ObjectInfo, ObjectStore, Upload
@@ -192,7 +192,7 @@ class CachingStore(WrapperStore):
         is_bytes = isinstance(data, (bytes, bytearray, memoryview))
         if (
             is_bytes
-            and len(data) >= _LARGE_BYTES  # type: ignore[arg-type]
+            and memoryview(data).nbytes >= _LARGE_BYTES  # type: ignore[arg-type]
             and if_match is None
             and not if_absent  # which often fails, and room would be made for nothing
             and self._pool.writers is None
@@ -234,6 +234,7 @@ class CachingStore(WrapperStore):
 
     def _put_large(self, key: str, data: Data, metadata: Mapping[str, str] | None) -> ObjectInfo:
         """`put` of what takes its time, which `main` and the cache take at once."""
+        check_key(key)
         with self._changing(key) as done:
             pin = self._pool.pins.mark_of(key)
             draft = Draft(self._pool, digest(key), data, self.block_bytes, pin)

@@ -122,3 +122,32 @@ async def test_what_was_sent_into_a_moved_folder_is_seen_again(
             go.set()
         await m.drain()
         assert await m.tree() == {"new": None, "new/f": b"F" * 3000, "new/g": b"G" * 3000}
+
+
+async def test_a_move_that_had_landed_is_no_conflict(
+    power: Disk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk knows that `a` is to replace `b`; the store has done that, and `a` no more."""
+    inner = DictStore()
+    store = FaultyStore(inner)
+    state = power.root / "state"
+    with told(errno.EIO):
+        async with running(store, state, drain=False) as m:
+            for name in ("a", "b", "removed"):
+                await m.write_file(name, name.encode() * 3000)
+            await m.drain()
+            await m.unlink("removed")
+            await m.drain()  # the first delete brings the index to the disk, others need not
+            gate = store.add("gate", "head copy", "b")
+            await m.rename("a", "b")
+            await until(gate.arrived.is_set)
+            m.vfs._content.sync_index()
+            gate.open()
+            await until(lambda: "a" not in inner.keys(), "a is deleted")
+            power.cut()
+            store.dead = True
+    start_again(power, m, monkeypatch)
+    async with running(inner, state) as m:
+        await m.drain()
+        assert await m.tree() == contents(inner) == {"b": b"a" * 3000}
+    assert "both versions are kept" not in caplog.text

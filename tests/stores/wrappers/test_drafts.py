@@ -13,7 +13,7 @@ import pytest
 
 from mountstore.backends.filesystem import FilesystemStore
 from mountstore.backends.memory import DictStore
-from mountstore.errors import PreconditionFailed, Unavailable
+from mountstore.errors import InvalidKey, PreconditionFailed, Unavailable
 from mountstore.store import Data, ObjectInfo
 from mountstore.stores import CachingStore
 from mountstore.stores.blocks import digest
@@ -99,6 +99,14 @@ def test_what_main_did_not_take_is_not_kept() -> None:
     with pytest.raises(PreconditionFailed):
         store.put("k", NEW, if_absent=True)
     assert puts == 0
+
+
+@pytest.mark.parametrize("key", ["", "\ud800"])
+def test_a_bad_key_is_refused_as_ever(key: str) -> None:
+    main, cache = Told(), Told()
+    with pytest.raises(InvalidKey):
+        CachingStore(main, cache).put(key, OLD)
+    assert cache.usage() == (0, 0)
 
 
 @pytest.mark.parametrize("broken", ["put", "rename", "all"])
