@@ -180,16 +180,16 @@ class Content:
             if node is not None and node.stack is not None and not node.unsaved:
                 for layer in node.stack.layers:
                     state = layer.extents.pack(), node.size, layer.rewrites
-                    marks.append((node, layer, layer.truncations, state))
+                    marks.append((node, layer, (layer.truncations, layer.syncs), state))
         if marks:
             paths = [layer.path for _, layer, _, _ in marks]
             await trio.to_thread.run_sync(staging.sync_files, paths)
             with self._index.transaction():
-                for node, layer, truncations, state in marks:
+                for node, layer, then, state in marks:
                     staging.unsynced.discard(layer)
                     if node.stack is None or layer not in node.stack.layers:
                         continue
-                    if layer.truncations == truncations:
+                    if (layer.truncations, layer.syncs) == then:  # else an fsync meanwhile knows of more
                         layer.mark_synced(*state)
                     if layer.unsynced():
                         staging.unsynced.add(layer)

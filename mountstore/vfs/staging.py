@@ -112,7 +112,7 @@ class Layer:
 
     __slots__ = (
         "_fd", "below", "check", "extents", "height", "id", "ino", "path", "rewrites", "synced",
-        "synced_rewrites", "synced_size", "truncations", "unsaved", "was_synced",
+        "synced_rewrites", "synced_size", "syncs", "truncations", "unsaved", "was_synced",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +131,7 @@ class Layer:
         self.truncations = 0
         self.rewrites = 0  # of bytes that were written before
         self.synced_rewrites = 0  # how many of them had been made when it was last synced
+        self.syncs = 0
         self.unsaved = True
         self._fd = -1
 
@@ -185,6 +186,7 @@ class Layer:
     def mark_synced(self, packed: bytes, size: int, rewrites: int) -> None:
         """These extents are on the disk, in a file of this size, as they were after so many rewrites."""
         self.was_synced = True
+        self.syncs += 1
         self.synced_rewrites = rewrites
         self.synced = Extents(packed)
         self.synced_size = size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 
 from mountstore.backends.memory import DictStore
 from mountstore.errors import Unavailable
-from tests.vfs.mounted import Mounted, running
+from tests.vfs.mounted import Mounted, running, until
 
 
 async def write_and_sync(m: Mounted, path: str, data: bytes = b"content") -> None:
@@ -88,3 +89,29 @@ async def test_the_time_of_a_directory_waits(store: DictStore, state: Path) -> N
         await sync_folder(m, "d")
         assert ("put", "d/") in m.store.changes()
         assert not store.exists("d/journal")
+
+
+async def test_a_sync_in_the_background_forgets_nothing_of_an_fsync_meanwhile(
+    store: DictStore, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has seen less of the file: what is on the disk by now would count as lost after a loss of power."""
+    async with running(store, state, drain=False, fsync="local", upload_delay_s=3600) as m:
+        content = m.vfs._content
+        sync_files, begun, go = content._staging.sync_files, threading.Event(), threading.Event()
+
+        def wait_and_sync(paths: list[Path]) -> None:
+            begun.set()
+            assert go.wait(20)
+            sync_files(paths)
+
+        monkeypatch.setattr(content._staging, "sync_files", wait_and_sync)
+        await m.write_file("f", b"x" * 3000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(content.sync_all)
+            await until(begun.is_set)
+            await m.append("f", b"y" * 3000)
+            await m.fsync("f")
+            go.set()
+        (layer,) = content.stack(await m.node("f")).layers
+        assert layer.unsynced() == []
+        assert layer.synced_size == 6000
